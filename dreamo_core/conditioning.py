@@ -1,0 +1,59 @@
+"""What rides on a conditioning: per reference, everything the model patch has to know but the latent itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .embeddings import Embeddings
+from .references import References
+from .schedule import in_range
+
+
+@dataclass(frozen=True)
+class ReferenceSetting:
+    """How one reference acts; the numbers are those of `references.Reference`."""
+
+    index: int
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def is_active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
+        """Whether the reference takes part at this noise level."""
+        return self.strength > 0.0 and in_range(sigma, self.start_percent, self.end_percent, percent_to_sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceConditioning:
+    """The entry that `DreamOApply` puts beside a conditioning's reference latents.
+
+    Attributes:
+        settings: one per reference latent, in order.
+        embeddings: task and index tables, or None for plain references without them.
+    """
+
+    settings: tuple[ReferenceSetting, ...]
+    embeddings: Embeddings | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """By value: conditionings that compare equal may share one batch in the host."""
+        if not isinstance(other, ReferenceConditioning) or self.settings != other.settings:
+            return False
+        if self.embeddings is None or other.embeddings is None:
+            return self.embeddings is other.embeddings
+        return self.embeddings.same_as(other.embeddings)
+
+    __hash__ = None
+
+    def active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> list[int]:
+        """Positions, from 0, of the references that take part at this noise level."""
+        return [n for n, setting in enumerate(self.settings) if setting.is_active(sigma, percent_to_sigma)]
+
+
+def conditioning_for(references: References, embeddings: Embeddings | None) -> ReferenceConditioning:
+    """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
+    settings = tuple(
+        ReferenceSetting(i, r.strength, r.start_percent, r.end_percent) for i, r in enumerate(references, start=1)
+    )
+    return ReferenceConditioning(settings, embeddings)

@@ -1,0 +1,31 @@
+"""Putting references on the host's conditioning."""
+
+from __future__ import annotations
+
+import comfy.conds
+import node_helpers
+
+from ..conditioning import conditioning_for
+from ..embeddings import Embeddings
+from ..patch import CONDITIONING_KEY
+from ..references import References
+
+
+def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:
+    """A copy of the conditioning that carries the references, each part of it; the original is left alone.
+
+    Raises:
+        ValueError: the conditioning carries reference latents already.
+    """
+    for _, values in conditioning:
+        if values.get("reference_latents"):
+            raise ValueError(
+                f"This conditioning already carries {len(values['reference_latents'])} reference latents (from "
+                "ReferenceLatent or another DreamO Apply); chain all references in front of one DreamO Apply."
+            )
+    if not references:
+        return conditioning
+    entry = comfy.conds.CONDConstant(conditioning_for(references, embeddings))
+    values = {"reference_latents": [r.latent for r in references], "reference_latents_method": "uxo"}
+    attached = node_helpers.conditioning_set_values(conditioning, values)
+    return [[c, {**v, "model_conds": {**v.get("model_conds", {}), CONDITIONING_KEY: entry}}] for c, v in attached]

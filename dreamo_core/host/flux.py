@@ -1,0 +1,78 @@
+"""The host's Flux model: what we accept, and the wrappers we put on a clone of its patcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.ldm.flux.model
+import comfy.ldm.modules.attention
+import comfy.model_base
+from comfy.patcher_extension import WrappersMP
+
+from ..embeddings import Embeddings
+from ..guidance import make_cfg_range_wrapper
+from ..patch import make_apply_model_wrapper
+
+WRAPPER_KEY = "dreamo"
+
+
+def attention_with_wide_heads(attention: Callable) -> Callable:
+    """The host's attention function, or its PyTorch one where that cannot take heads of any size."""
+    if "sage" in getattr(attention, "__name__", ""):
+        return comfy.ldm.modules.attention.attention_pytorch
+    return attention
+
+
+_apply_model = make_apply_model_wrapper(attention_with_wide_heads)
+
+
+def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:
+    """Raise ValueError unless `model` (the host's ModelPatcher) is a FLUX.1 that fits the embeddings."""
+    diffusion_model = model.get_model_object("diffusion_model")
+    params = getattr(diffusion_model, "params", None)
+    is_flux = (
+        isinstance(diffusion_model, comfy.ldm.flux.model.Flux)
+        and isinstance(model.model, comfy.model_base.Flux)
+        and len(params.axes_dim) == 3
+        and params.vec_in_dim is not None
+    )
+    if not is_flux:
+        raise ValueError(
+            f"DreamO references need a FLUX.1 model, got {type(model.model).__name__}; "
+            "load flux1-dev with Load Diffusion Model."
+        )
+    if params.in_channels != params.out_channels:
+        raise ValueError(
+            f"DreamO references need a FLUX.1 model with {params.out_channels} input channels, got "
+            f"{params.in_channels}; this is a Fill or control variant, load flux1-dev instead."
+        )
+    if embeddings is not None and embeddings.hidden_size != params.hidden_size:
+        raise ValueError(
+            f"The DreamO embeddings are {embeddings.hidden_size} wide but the model's hidden size is "
+            f"{params.hidden_size}; take the DreamO file that was trained for this model."
+        )
+
+
+def with_wrapper(model: Any, wrapper_type: str, key: str, wrapper: Callable) -> Any:
+    """A clone of the ModelPatcher that has `wrapper`, once, under our key."""
+    model = model.clone()
+    model.remove_wrappers_with_key(wrapper_type, key)
+    model.add_wrapper_with_key(wrapper_type, key, wrapper)
+    return model
+
+
+def with_references(model: Any, embeddings: Embeddings | None = None) -> Any:
+    """A clone of the ModelPatcher that understands references on its conditioning.
+
+    Raises:
+        ValueError: not FLUX.1, or the embeddings do not fit it.
+    """
+    check_flux(model, embeddings)
+    return with_wrapper(model, WrappersMP.APPLY_MODEL, WRAPPER_KEY, _apply_model)
+
+
+def with_cfg_range(model: Any, start_percent: float, end_percent: float) -> Any:
+    """A clone of the ModelPatcher whose negative prompt acts in a part of sampling only."""
+    wrapper = make_cfg_range_wrapper(start_percent, end_percent)
+    return with_wrapper(model, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY + "_cfg_range", wrapper)

@@ -1,0 +1,96 @@
+"""Small models of the host's own classes with random weights, for trying graphs and for tests.
+
+Every size is a FLUX.1 size made small; nothing else differs. The pictures they make are noise.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.taesd.taesd
+import comfy.text_encoders.flux
+import torch
+
+FLUX_CONFIG = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": 64,
+    "context_in_dim": 64,
+    "hidden_size": 128,
+    "mlp_ratio": 4.0,
+    "num_heads": 4,
+    "depth": 2,
+    "depth_single_blocks": 4,
+    "axes_dim": [8, 12, 12],
+    "theta": 10000,
+    "qkv_bias": True,
+    "guidance_embed": True,
+}
+"""FLUX.1-dev in small: hidden size = heads × sum of the RoPE axes."""
+
+TEXT_CONFIG = {
+    "clip_l_model_config": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    },
+    "t5xxl_model_config": {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2},
+}
+"""Overrides that the host's text encoder classes read from their model options."""
+
+
+def randomize(module: torch.nn.Module, seed: int) -> None:
+    """Fill every parameter in place from a seed: matrices keep the variance of what passes through."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            fan_in = parameter[0].numel()
+            value = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+        elif name.endswith(("scale", "norm.weight", "norm1.weight", "norm2.weight")):
+            value = 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
+        else:
+            value = 0.1 * torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(value)
+
+
+def small_flux(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> Any:
+    """A ModelPatcher around a small Flux with random weights.
+
+    Args:
+        seed: of the weights.
+        dtype: of weights and computation.
+        config: entries of `FLUX_CONFIG` to change.
+    """
+    model_config = comfy.supported_models.Flux({**FLUX_CONFIG, **config})
+    model_config.set_inference_dtype(dtype, None)
+    model = model_config.get_model({}, "")
+    randomize(model.diffusion_model, seed)
+    load_device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())
+
+
+def small_vae(seed: int = 0) -> Any:
+    """A VAE of the host's TAESD kind with 16 latent channels, as FLUX.1's, and random weights."""
+    autoencoder = comfy.taesd.taesd.TAESD(latent_channels=16)
+    scale, shift = autoencoder.vae_scale.clone(), autoencoder.vae_shift.clone()
+    randomize(autoencoder, seed)
+    state = {**autoencoder.state_dict(), "vae_scale": scale, "vae_shift": shift}
+    return comfy.sd.VAE(sd=state)
+
+
+def small_text_encoders(seed: int = 0) -> Any:
+    """A CLIP as DualCLIPLoader makes for FLUX.1, with small encoders, the real tokenizers and random weights."""
+    target = SimpleNamespace(
+        params={}, clip=comfy.text_encoders.flux.FluxClipModel, tokenizer=comfy.text_encoders.flux.FluxTokenizer
+    )
+    clip = comfy.sd.CLIP(target, model_options={**TEXT_CONFIG, "dtype": torch.float32})
+    randomize(clip.cond_stage_model, seed)
+    return clip

@@ -1,0 +1,106 @@
+"""The token sequence of one model call: where each reference's tokens are, and what is added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .attention import key_columns, log_strength, low_rank_attention
+from .conditioning import ReferenceSetting
+from .embeddings import Embeddings
+from .positions import Grid, reference_ids
+
+
+@dataclass(frozen=True)
+class PlacedReference:
+    """A reference that takes part in this call, and where on the diagonal it sits."""
+
+    setting: ReferenceSetting
+    grid: Grid
+    offset: Grid
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass
+class ReferenceSequence:
+    """One call of the model: `[text, image, reference, reference…]`; lives as long as that call.
+
+    The host appends the reference tokens to the image tokens itself. `post_input` then corrects and completes
+    them, and `attention_override` weighs them. The text length is never assumed: others may prepend text.
+    """
+
+    image_tokens: int
+    references: Sequence[PlacedReference]
+    embeddings: Embeddings | None
+    previous_override: Callable[..., torch.Tensor] | None = None
+    choose_attention: Callable[[Callable], Callable] = lambda attention: attention
+    _image_length: int = field(default=0, init=False)
+
+    @property
+    def needs_bias(self) -> bool:
+        return any(r.setting.strength != 1.0 for r in self.references)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """First and one-past-last token of each reference, counted from the first image token."""
+        spans, start = [], self.image_tokens
+        for reference in self.references:
+            spans.append((start, start + reference.tokens))
+            start += reference.tokens
+        return spans
+
+    def post_input(self, args: dict[str, Any]) -> dict[str, Any]:
+        """A `post_input` patch: add the condition embeddings and set the diagonal positions.
+
+        Args:
+            args: the host's dict with `img` (b, l, c), `img_ids` (b, l, axes), `txt` and `txt_ids`.
+        """
+        img, img_ids = args["img"], args["img_ids"]
+        end = self.spans()[-1][1]
+        if img.shape[1] < end:
+            raise ValueError(
+                f"The model has {img.shape[1]} image tokens where DreamO needs {end} (image and references); "
+                "another node has removed some."
+            )
+        self._image_length = img.shape[1]
+        out = dict(args)
+        if self.embeddings is not None:
+            lengths = [(r.setting.index, r.tokens) for r in self.references]
+            rows = self.embeddings.rows_for(self.image_tokens, lengths, img)
+            # A new tensor: the caller may still hold the one it passed.
+            out["img"] = torch.cat((img[:, :end] + rows, img[:, end:]), dim=1) if end < img.shape[1] else img + rows
+        if img_ids is not None:
+            ids = [reference_ids(r.grid, r.offset, img_ids.shape[-1], img_ids.device) for r in self.references]
+            out["img_ids"] = img_ids.clone()
+            out["img_ids"][:, self.image_tokens : end] = torch.cat(ids).to(img_ids)
+        return out
+
+    def attention_override(self, attention: Callable[..., torch.Tensor], q, k, v, heads, *args, **kwargs):
+        """An `optimized_attention_override`: raise the logits of each reference's keys by log(strength).
+
+        A reference's own queries are left alone, so its features stay what they are; only what others take
+        from it changes. At strength 0 nobody would attend to it, which is the sequence without it.
+        """
+        attention = self.choose_attention(attention)
+
+        def call(q, k, v):
+            if self.previous_override is not None:
+                return self.previous_override(attention, q, k, v, heads, *args, **kwargs)
+            return attention(q, k, v, heads, *args, **kwargs)
+
+        text_length = q.shape[2] - self._image_length
+        if not kwargs.get("skip_reshape") or text_length < 0:
+            # Not the transformer's own joint attention.
+            return call(q, k, v)
+        length = q.shape[2]
+        spans = [(start + text_length, end + text_length) for start, end in self.spans()]
+        groups = key_columns(length, spans, k)
+        strengths = torch.tensor(
+            [log_strength(r.setting.strength) for r in self.references], dtype=torch.float32, device=q.device
+        )
+        return low_rank_attention(call, q, k, v, ((1 - groups.float()) * strengths).unsqueeze(0), groups)

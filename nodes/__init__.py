@@ -1,0 +1,23 @@
+"""The nodes: schemas and thin execute methods, one file per step of the graph."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..dreamo_core.host.files import register_model_folder
+
+# Before the loader's schema asks for the files in it.
+register_model_folder()
+
+from .apply import DreamOApply  # noqa: E402
+from .demo import DreamODemoModels  # noqa: E402
+from .guidance import DreamOTrueCFGRange  # noqa: E402
+from .loader import DreamOLoader  # noqa: E402
+from .reference import DreamOReference  # noqa: E402
+
+
+class DreamOExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [DreamOLoader, DreamOReference, DreamOApply, DreamOTrueCFGRange, DreamODemoModels]
+
+
+async def comfy_entrypoint() -> DreamOExtension:
+    return DreamOExtension()

@@ -1,0 +1,31 @@
+from comfy_api.latest import io
+
+from ..dreamo_core.host.conditioning import attach_references
+from ..dreamo_core.host.flux import with_references
+from .types import DreamOModelType, DreamOReferencesType
+
+
+class DreamOApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamOApply",
+            display_name="DreamO Apply",
+            category="DreamO",
+            description=(
+                "Puts the references on the positive conditioning and teaches the model to read them. Use both "
+                "outputs. The negative conditioning stays as it is: it has no references."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX.1 model, with or without LoRAs."),
+                io.Conditioning.Input("positive"),
+                DreamOReferencesType.Input("references", tooltip="A chain of DreamO Reference nodes."),
+                DreamOModelType.Input("dreamo_model", tooltip="From Load DreamO."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model"), io.Conditioning.Output("positive_out", display_name="positive")],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, references, dreamo_model) -> io.NodeOutput:
+        patched = with_references(model, dreamo_model.embeddings)
+        return io.NodeOutput(patched, attach_references(positive, references, dreamo_model.embeddings))

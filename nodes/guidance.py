@@ -1,0 +1,27 @@
+from comfy_api.latest import io
+
+from ..dreamo_core.host.flux import with_cfg_range
+
+
+class DreamOTrueCFGRange(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamOTrueCFGRange",
+            display_name="DreamO True CFG Range",
+            category="DreamO",
+            description=(
+                "Lets the negative prompt act in a part of sampling only. Outside it the sampler's cfg counts as 1 "
+                "and the negative pass is not run, so those steps cost half."
+            ),
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, start_percent, end_percent) -> io.NodeOutput:
+        return io.NodeOutput(with_cfg_range(model, start_percent, end_percent))

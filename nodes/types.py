@@ -1,0 +1,6 @@
+"""The types that travel between our nodes."""
+
+from comfy_api.latest import io
+
+DreamOModelType = io.Custom("DREAMO_MODEL")
+DreamOReferencesType = io.Custom("DREAMO_REFERENCES")
