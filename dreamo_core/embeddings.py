@@ -48,15 +48,19 @@ class Embeddings:
             return True
         return other is not None and torch.equal(self.task, other.task) and torch.equal(self.index, other.index)
 
-    def rows_for(self, image_tokens: int, references: Sequence[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:
+    def rows_for(
+        self, image_tokens: int, references: Sequence[tuple[int, int]], like: torch.Tensor, noise_scale: float = 1.0
+    ) -> torch.Tensor:
         """The vectors to add to `[image tokens, reference tokens…]`: (l, c), in the dtype and on the device of `like`.
 
         Args:
             image_tokens: number of tokens of the noisy image.
             references: for each reference in sequence, its index (1 to 9) and its number of tokens.
             like: the image tokens these rows will be added to.
+            noise_scale: weight of the noise task row; 1 as trained.
         """
-        rows = [self.task[NOISE_TASK]] + [self.task[REFERENCE_TASK] + self.index[i] for i, _ in references]
+        noise = self.task[NOISE_TASK] if noise_scale == 1.0 else self.task[NOISE_TASK] * noise_scale
+        rows = [noise] + [self.task[REFERENCE_TASK] + self.index[i] for i, _ in references]
         lengths = [image_tokens] + [length for _, length in references]
         table = torch.stack(rows).to(device=like.device, dtype=like.dtype)
         return table.repeat_interleave(torch.tensor(lengths, device=like.device), dim=0, output_size=sum(lengths))

@@ -71,7 +71,10 @@ class ReferenceSequence:
         out = dict(args)
         if self.embeddings is not None:
             lengths = [(r.setting.index, r.tokens) for r in self.references]
-            rows = self.embeddings.rows_for(self.image_tokens, lengths, img)
+            # The noise row says "there are references"; it must fade with the strongest of them, or strength
+            # would jump at 0.
+            noise_scale = min(1.0, max(r.setting.strength for r in self.references))
+            rows = self.embeddings.rows_for(self.image_tokens, lengths, img, noise_scale)
             # A new tensor: the caller may still hold the one it passed.
             out["img"] = torch.cat((img[:, :end] + rows, img[:, end:]), dim=1) if end < img.shape[1] else img + rows
         if img_ids is not None:

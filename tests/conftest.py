@@ -27,6 +27,13 @@ def boot_host() -> None:
     for name in ("custom_nodes", "models/dreamo", "input", "output", "temp", "user"):
         (BASE / name).mkdir(parents=True, exist_ok=True)
 
+    import comfy.utils
+    import torch
+
+    # The models are tiny: more threads only wait for each other, and one gives the same bits every time.
+    torch.set_num_threads(1)
+    comfy.utils.set_progress_bar_enabled(False)
+
     spec = importlib.util.spec_from_file_location(
         "dreamo_routed", REPO / "__init__.py", submodule_search_locations=[str(REPO)]
     )

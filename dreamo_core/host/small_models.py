@@ -8,8 +8,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.ldm.flux.controlnet
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.taesd.taesd
@@ -94,3 +98,28 @@ def small_text_encoders(seed: int = 0) -> Any:
     clip = comfy.sd.CLIP(target, model_options={**TEXT_CONFIG, "dtype": torch.float32})
     randomize(clip.cond_stage_model, seed)
     return clip
+
+
+def small_controlnet(layout: str = "xlabs", seed: int = 0) -> Any:
+    """A Flux ControlNet with random weights.
+
+    Args:
+        layout: "xlabs" takes the hint as pixels; "union" is InstantX's: it takes it as a latent, so the apply node
+            needs the VAE, and it has a control type.
+    """
+    union = layout == "union"
+    if not union and layout != "xlabs":
+        raise ValueError(f"The layout is xlabs or union, got {layout}.")
+    config = {**FLUX_CONFIG, "depth": 1, "depth_single_blocks": 1 if union else 0}
+    options = {"latent_input": True, "num_union_modes": 10, "control_latent_channels": 16} if union else {}
+    model = comfy.ldm.flux.controlnet.ControlNetFlux(
+        operations=comfy.ops.manual_cast, dtype=torch.float32, **options, **config
+    )
+    randomize(model, seed)
+    return comfy.controlnet.ControlNet(
+        model,
+        compression_ratio=1 if union else 8,
+        latent_format=comfy.latent_formats.Flux() if union else None,
+        load_device=comfy.model_management.get_torch_device(),
+        extra_conds=["y", "guidance"],
+    )
