@@ -50,9 +50,10 @@ def low_rank_attention(
 
     Args:
         attention: called as attention(q, k, v), scales by 1/√(last dimension), returns (b, l, heads · last dimension).
-        q, k, v: (b, heads, l, d).
+        q: (b, heads, l, d).
+        k, v: (b, heads, m, d).
         query_bias: (b or 1, l, n), natural-log units.
-        key_groups: (l, n), as from `key_columns`.
+        key_groups: (m, n), as from `key_columns`.
 
     Returns:
         (b, l, heads · d)
@@ -72,5 +73,5 @@ def low_rank_attention(
 
 
 def dense_bias(query_bias: torch.Tensor, key_groups: torch.Tensor) -> torch.Tensor:
-    """The same bias as an additive mask: (b or 1, 1, l, l)."""
+    """The same bias as an additive mask: (b or 1, 1, l, m)."""
     return (query_bias @ key_groups.to(query_bias).T).unsqueeze(1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .conditioning import ReferenceConditioning
+from .participants import Strength
 from .positions import diagonal_offsets, token_grid
 from .sequence import PlacedReference, ReferenceSequence
 
@@ -22,7 +23,11 @@ CONDITIONING_KEY = "dreamo_references"
 
 
 def place_references(
-    conditioning: ReferenceConditioning, latents: list[torch.Tensor], active: list[int], image_shape: torch.Size, patch: int
+    conditioning: ReferenceConditioning,
+    latents: list[torch.Tensor],
+    active: list[int],
+    image_shape: torch.Size,
+    patch: int,
 ) -> tuple[int, list[PlacedReference]]:
     """Number of image tokens, and the active references with their places on the diagonal.
 
@@ -38,7 +43,7 @@ def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dic
     """A copy of `transformer_options` with this call's patches added after those already there."""
     patches = options.get("patches", {})
     options = {**options, "patches": {**patches, "post_input": [*patches.get("post_input", []), sequence.post_input]}}
-    if sequence.needs_bias:
+    if sequence.needs_attention():
         options["optimized_attention_override"] = sequence.attention_override
     return options
 
@@ -50,7 +55,7 @@ def make_apply_model_wrapper(choose_attention):
         choose_attention: maps the host's attention function to one that takes widened heads.
     """
 
-    def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+    def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         conditioning: ReferenceConditioning | None = kwargs.pop(CONDITIONING_KEY, None)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
@@ -67,10 +72,16 @@ def make_apply_model_wrapper(choose_attention):
         active = conditioning.active(float(t.flatten()[0]), model.model_sampling.percent_to_sigma)
         if active:
             count, placed = place_references(conditioning, latents, active, x.shape, model.diffusion_model.patch_size)
+            options = transformer_options or {}
             sequence = ReferenceSequence(
-                count, placed, conditioning.embeddings, transformer_options.get("optimized_attention_override"), choose_attention
+                count,
+                placed,
+                conditioning.embeddings,
+                [Strength([reference.setting.strength for reference in placed])],
+                options.get("optimized_attention_override"),
+                choose_attention,
             )
-            transformer_options = patched_options(transformer_options, sequence)
+            transformer_options = patched_options(options, sequence)
             kwargs["ref_latents"] = [latents[n] for n in active]
             kwargs["ref_latents_method"] = method
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

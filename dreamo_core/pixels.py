@@ -13,7 +13,9 @@ SIDE_MULTIPLE = 16
 def check_picture(image: torch.Tensor) -> None:
     """Raise ValueError unless `image` is one finite picture (1, h, w, 1 or 3 or 4) with pixels in it."""
     if image.ndim != 4:
-        raise ValueError(f"The reference must be an IMAGE of shape (1, height, width, channels), got {tuple(image.shape)}.")
+        raise ValueError(
+            f"The reference must be an IMAGE of shape (1, height, width, channels), got {tuple(image.shape)}."
+        )
     if image.shape[0] != 1:
         raise ValueError(
             f"One reference is one picture, got a batch of {image.shape[0]}; "

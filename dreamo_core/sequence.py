@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from .attention import key_columns, log_strength, low_rank_attention
+from .attention import key_columns, low_rank_attention
 from .conditioning import ReferenceSetting
 from .embeddings import Embeddings
+from .participants import Block, Layout, Participant
 from .positions import Grid, reference_ids
 
 
@@ -32,19 +33,28 @@ class ReferenceSequence:
     """One call of the model: `[text, image, reference, reference…]`; lives as long as that call.
 
     The host appends the reference tokens to the image tokens itself. `post_input` then corrects and completes
-    them, and `attention_override` weighs them. The text length is never assumed: others may prepend text.
+    them, and `attention_override` lets the participants act. The text length is never assumed: others may
+    prepend text.
+
+    Attributes:
+        image_tokens: number of tokens of the noisy image.
+        references: the active references, in order.
+        embeddings: task and index tables, or None for plain references.
+        participants: who takes part in the joint attention.
+        previous_override: someone else's `optimized_attention_override`, called in place of attention.
+        choose_attention: maps the host's attention function to one that takes widened heads.
     """
 
     image_tokens: int
     references: Sequence[PlacedReference]
     embeddings: Embeddings | None
+    participants: Sequence[Participant] = ()
     previous_override: Callable[..., torch.Tensor] | None = None
     choose_attention: Callable[[Callable], Callable] = lambda attention: attention
     _image_length: int = field(default=0, init=False)
 
-    @property
-    def needs_bias(self) -> bool:
-        return any(r.setting.strength != 1.0 for r in self.references)
+    def needs_attention(self) -> bool:
+        return any(participant.needed() for participant in self.participants)
 
     def spans(self) -> list[tuple[int, int]]:
         """First and one-past-last token of each reference, counted from the first image token."""
@@ -84,26 +94,26 @@ class ReferenceSequence:
         return out
 
     def attention_override(self, attention: Callable[..., torch.Tensor], q, k, v, heads, *args, **kwargs):
-        """An `optimized_attention_override`: raise the logits of each reference's keys by log(strength).
-
-        A reference's own queries are left alone, so its features stay what they are; only what others take
-        from it changes. At strength 0 nobody would attend to it, which is the sequence without it.
-        """
-        attention = self.choose_attention(attention)
+        """An `optimized_attention_override`: the joint attention, with everything the participants add to it."""
 
         def call(q, k, v):
             if self.previous_override is not None:
                 return self.previous_override(attention, q, k, v, heads, *args, **kwargs)
             return attention(q, k, v, heads, *args, **kwargs)
 
-        text_length = q.shape[2] - self._image_length
-        if not kwargs.get("skip_reshape") or text_length < 0:
+        text = q.shape[2] - self._image_length
+        options = kwargs.get("transformer_options") or {}
+        if not kwargs.get("skip_reshape") or text < 0 or "block_type" not in options:
             # Not the transformer's own joint attention.
             return call(q, k, v)
-        length = q.shape[2]
-        spans = [(start + text_length, end + text_length) for start, end in self.spans()]
-        groups = key_columns(length, spans, k)
-        strengths = torch.tensor(
-            [log_strength(r.setting.strength) for r in self.references], dtype=torch.float32, device=q.device
-        )
-        return low_rank_attention(call, q, k, v, ((1 - groups.float()) * strengths).unsqueeze(0), groups)
+        block = Block(options["block_type"], options["block_index"])
+        layout = Layout(text, self.image_tokens, tuple((start + text, end + text) for start, end in self.spans()))
+        participants = [p for p in self.participants if p.needed()]
+        for participant in participants:
+            layout, k, v = participant.keys(block, layout, q, k, v)
+        biases = [p.query_bias(block, layout, q, k) for p in participants]
+        biases = [bias for bias in biases if bias is not None]
+        if not biases:
+            return call(q, k, v)
+        attention = self.choose_attention(attention)
+        return low_rank_attention(call, q, k, v, sum(biases), key_columns(k.shape[2], layout.references, k))

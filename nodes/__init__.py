@@ -8,7 +8,7 @@ from ..dreamo_core.host.files import register_model_folder
 register_model_folder()
 
 from .apply import DreamOApply  # noqa: E402
-from .demo import DreamODemoModels  # noqa: E402
+from .demo import DreamODemoControlNet, DreamODemoModels  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .loader import DreamOLoader  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
@@ -16,7 +16,7 @@ from .reference import DreamOReference  # noqa: E402
 
 class DreamOExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DreamOLoader, DreamOReference, DreamOApply, DreamOTrueCFGRange, DreamODemoModels]
+        return [DreamOLoader, DreamOReference, DreamOApply, DreamOTrueCFGRange, DreamODemoModels, DreamODemoControlNet]
 
 
 async def comfy_entrypoint() -> DreamOExtension:

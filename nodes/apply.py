@@ -22,7 +22,10 @@ class DreamOApply(io.ComfyNode):
                 DreamOReferencesType.Input("references", tooltip="A chain of DreamO Reference nodes."),
                 DreamOModelType.Input("dreamo_model", tooltip="From Load DreamO."),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model"), io.Conditioning.Output("positive_out", display_name="positive")],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                io.Conditioning.Output("positive_out", display_name="positive"),
+            ],
         )
 
     @classmethod

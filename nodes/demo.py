@@ -2,6 +2,8 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host import small_models
 
+SEED = io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")
+
 
 class DreamODemoModels(io.ComfyNode):
     @classmethod
@@ -14,12 +16,35 @@ class DreamODemoModels(io.ComfyNode):
                 "Small stand-ins for FLUX.1, its text encoders and its VAE, made on the spot with random weights: "
                 "every graph runs in seconds without a download, and every picture is noise."
             ),
-            inputs=[io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")],
+            inputs=[SEED],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
         )
 
     @classmethod
     def execute(cls, seed) -> io.NodeOutput:
-        return io.NodeOutput(
-            small_models.small_flux(seed), small_models.small_text_encoders(seed), small_models.small_vae(seed)
+        flux = small_models.small_flux(seed, **small_models.DEMO_FLUX_CONFIG)
+        return io.NodeOutput(flux, small_models.small_text_encoders(seed), small_models.small_vae(seed))
+
+
+class DreamODemoControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamODemoControlNet",
+            display_name="DreamO Demo ControlNet (random weights)",
+            category="DreamO/demo",
+            description="A small Flux ControlNet with random weights that fits DreamO Demo Models.",
+            inputs=[
+                io.Combo.Input(
+                    "layout",
+                    options=["union", "xlabs"],
+                    tooltip="union: InstantX's, needs the VAE at the apply node. xlabs: takes the hint as pixels.",
+                ),
+                SEED,
+            ],
+            outputs=[io.ControlNet.Output("control_net")],
         )
+
+    @classmethod
+    def execute(cls, layout, seed) -> io.NodeOutput:
+        return io.NodeOutput(small_models.small_controlnet(layout, seed, **small_models.DEMO_FLUX_CONFIG))

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host import files
 from ..dreamo_core.checkpoint import load_dreamo_model
+from ..dreamo_core.host import files
 from .types import DreamOModelType
 
 

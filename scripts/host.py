@@ -116,7 +116,7 @@ def server_command(base: Path, port: int, *extra: str) -> list[str]:
     return [
         str(python()), str(comfy_dir() / "main.py"), "--cpu", "--base-directory", str(base),
         "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
-        "--database-url", "sqlite:///:memory:", *extra,
+        "--use-pytorch-cross-attention", "--database-url", "sqlite:///:memory:", *extra,
     ]  # fmt: skip
 
 

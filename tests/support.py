@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.sample
-import comfy.samplers
 import nodes
 import torch
 from comfy.patcher_extension import WrappersMP

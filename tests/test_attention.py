@@ -41,7 +41,9 @@ def test_key_columns_are_one_hot():
 def test_low_rank_equals_loops_and_dense(case):
     q, k, v, a, groups = case
     ours = low_rank_attention(fused, q, k, v, a, groups)
-    bias = torch.stack([torch.stack([sum(a[n, i, g] * groups[:, g] for g in range(3)) for i in range(20)]) for n in range(2)])
+    bias = torch.stack(
+        [torch.stack([sum(a[n, i, g] * groups[:, g] for g in range(3)) for i in range(20)]) for n in range(2)]
+    )
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=dense_bias(a, groups))
     assert (ours - looped(q, k, v, bias)).abs().max() < 1e-5
     assert (ours - dense.transpose(1, 2).flatten(2)).abs().max() < 1e-5

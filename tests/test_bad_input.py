@@ -35,7 +35,9 @@ def unet(config_class, **config):
 
 
 def small_chroma():
-    config = {key: value for key, value in small_models.FLUX_CONFIG.items() if key not in ("vec_in_dim", "guidance_embed")}
+    config = {
+        key: value for key, value in small_models.FLUX_CONFIG.items() if key not in ("vec_in_dim", "guidance_embed")
+    }
     config |= {"image_model": "chroma", "in_dim": 64, "out_dim": 128, "hidden_dim": 64, "n_layers": 1}
     model_config = comfy.supported_models.Chroma(config)
     model_config.set_inference_dtype(torch.float32, None)
@@ -226,7 +228,9 @@ def test_reference_size(size, resolution):
         assert new == max(16, int(side * scale) - int(side * scale) % 16)
 
 
-@pytest.mark.parametrize("size, target", [((40, 60), (16, 32)), ((33, 47), (16, 16)), ((5, 7), (16, 32)), ((64, 64), (32, 32))])
+@pytest.mark.parametrize(
+    "size, target", [((40, 60), (16, 32)), ((33, 47), (16, 16)), ((5, 7), (16, 32)), ((64, 64), (32, 32))]
+)
 def test_area_resize_averages_boxes(size, target):
     """Against loops over every source pixel's share in every target pixel."""
     image = torch.rand(1, *size, 3, dtype=torch.float64)

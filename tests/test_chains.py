@@ -233,9 +233,7 @@ def test_mask(flux):
     mask[:, :, :96] = 1
 
     def graph(model, positive):
-        masked = node("ConditioningSetMask")(
-            conditioning=positive, mask=mask, set_cond_area="default", strength=1.0
-        )[0]
+        masked = node("ConditioningSetMask")(conditioning=positive, mask=mask, set_cond_area="default", strength=1.0)[0]
         return sample(model, masked + make_conditioning(3))
 
     check(graph, flux)
@@ -320,7 +318,11 @@ def test_tiled_second_pass(flux):
     def graph(model, positive):
         first = sample(model, positive, steps=2)
         second = first.clone()
-        for rows, columns in ((slice(0, 16), slice(0, 10)), (slice(0, 9), slice(10, 24)), (slice(9, 16), slice(10, 24))):
+        for rows, columns in (
+            (slice(0, 16), slice(0, 10)),
+            (slice(0, 9), slice(10, 24)),
+            (slice(9, 16), slice(10, 24)),
+        ):
             second[:, :, rows, columns] = sample(
                 model, positive, latent=first[:, :, rows, columns].contiguous(), denoise=0.5, steps=2
             )

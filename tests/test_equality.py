@@ -51,7 +51,9 @@ def test_fp32(fp32, count, size, batch, cfg):
         other_out = expected(call, chain, dreamo_model, diffusers_flux, twin)
         slow = max(slow, (ours - slow_out).abs().max().item())
         other = max(other, (ours - other_out).abs().max().item())
-    print(f"\n{count} references, {size}, batch {batch}, cfg {cfg}: slow twin {slow:.1e}, diffusers {other:.1e}", end="")
+    print(
+        f"\n{count} references, {size}, batch {batch}, cfg {cfg}: slow twin {slow:.1e}, diffusers {other:.1e}", end=""
+    )
     assert slow == 0.0
     assert other <= 1e-4
 

@@ -44,7 +44,7 @@ def test_strength_is_smooth_between_its_ends(flux):
 def masked_slow_flux(flux, call, latents, tables, strengths, monkeypatch):
     """The slow twin with log(strength) added to the logits, in plain softmax attention."""
 
-    def attention(q, k, v, pe, mask=None, transformer_options={}):
+    def attention(q, k, v, pe, **kwargs):
         q, k = apply_rope(q, k, pe)
         sizes = [latent.shape[2] // 2 * (latent.shape[3] // 2) for latent in latents]
         bias = torch.zeros(q.shape[2], q.shape[2])

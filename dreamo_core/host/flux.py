@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ..embeddings import Embeddings
 from ..guidance import make_cfg_range_wrapper
 from ..patch import make_apply_model_wrapper
+from ..run import outer_sample_wrapper
 
 WRAPPER_KEY = "dreamo"
 
@@ -69,6 +70,7 @@ def with_references(model: Any, embeddings: Embeddings | None = None) -> Any:
         ValueError: not FLUX.1, or the embeddings do not fit it.
     """
     check_flux(model, embeddings)
+    model = with_wrapper(model, WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample_wrapper)
     return with_wrapper(model, WrappersMP.APPLY_MODEL, WRAPPER_KEY, _apply_model)
 
 

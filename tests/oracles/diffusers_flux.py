@@ -32,7 +32,11 @@ def to_diffusers(flux):
             for target, piece in zip(targets, source[f"{name}.{part}"].split(sizes), strict=True):
                 state[f"{target}.{part}"] = piece
 
-    for target, name in (("timestep_embedder", "time_in"), ("text_embedder", "vector_in"), ("guidance_embedder", "guidance_in")):
+    for target, name in (
+        ("timestep_embedder", "time_in"),
+        ("text_embedder", "vector_in"),
+        ("guidance_embedder", "guidance_in"),
+    ):
         copy(f"time_text_embed.{target}.linear_1", f"{name}.in_layer")
         copy(f"time_text_embed.{target}.linear_2", f"{name}.out_layer")
     copy("context_embedder", "txt_in")

@@ -1,0 +1,161 @@
+"""Writes the graphs in `workflows/` from the descriptions below, against a running host's node definitions.
+
+python3 scripts/host.py exec scripts/build_workflows.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graph import Graph, Slot, save
+from server import Server
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+
+MODELS_NOTE = """## Models
+- `models/diffusion_models/flux1-dev.safetensors`
+- `models/text_encoders/clip_l.safetensors`, `t5xxl_fp16.safetensors`
+- `models/vae/ae.safetensors`
+- `models/dreamo/dreamo.safetensors` (ByteDance/DreamO)
+"""
+
+
+class FluxGraph(Graph):
+    """A graph that starts with the FLUX.1-dev loaders, under their real file names."""
+
+    def __init__(self, object_info: dict[str, Any], note: str):
+        super().__init__(object_info)
+        self.note(note + "\n" + MODELS_NOTE)
+        (self.model,) = self.add("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default")
+        (self.clip,) = self.add(
+            "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
+        )
+        (self.vae,) = self.add("VAELoader", vae_name="ae.safetensors")
+        (self.dreamo,) = self.add("DreamOLoader", dreamo_name="dreamo.safetensors")
+        self.chain: Slot | None = None
+
+    def reference(self, picture: str, **widgets: Any) -> None:
+        """A picture and its reference, appended to the chain."""
+        image, *_ = self.add("LoadImage", image=picture)
+        chained = {"references": self.chain} if self.chain else {}
+        self.chain, _ = self.add("DreamOReference", image=image, vae=self.vae, **chained, **widgets)
+
+    def prompt(self, text: str, guidance: float = 4.5) -> Slot:
+        (positive,) = self.add("CLIPTextEncode", title="Prompt", clip=self.clip, text=text)
+        (positive,) = self.add("FluxGuidance", conditioning=positive, guidance=guidance)
+        return positive
+
+    def empty_negative(self) -> Slot:
+        (negative,) = self.add("CLIPTextEncode", title="Negative (unused at cfg 1)", clip=self.clip, text="")
+        return negative
+
+    def apply(self, positive: Slot) -> tuple[Slot, Slot]:
+        model, positive = self.add(
+            "DreamOApply", model=self.model, positive=positive, references=self.chain, dreamo_model=self.dreamo
+        )
+        return model, positive
+
+    def sample(self, model: Slot, positive: Slot, negative: Slot, latent: Slot, **widgets: Any) -> Slot:
+        settings = {"seed": 42, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", **widgets}
+        (latent,) = self.add(
+            "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **settings
+        )
+        return latent
+
+    def finish(self, latent: Slot, prefix: str) -> dict[str, Any]:
+        (image,) = self.add("VAEDecode", samples=latent, vae=self.vae)
+        self.add("SaveImage", images=image, filename_prefix=f"DreamO/{prefix}")
+        return self.to_json()
+
+
+def one_reference(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(info, "# One reference\nThe cup on the left appears in the scene of the prompt.")
+    graph.column()
+    graph.reference("dreamo_coffee.png", task="subject")
+    graph.column()
+    positive, negative = graph.prompt("a cup of coffee on a beach at sunset, photo"), graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    return graph.finish(latent, "one_reference")
+
+
+def three_references(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# Three references\nA person, an animal and a thing in one picture. The order of the chain is their number: "
+        "the first is reference 1.",
+    )
+    for picture, task in (
+        ("dreamo_astronaut.png", "identity"),
+        ("dreamo_cat.png", "subject"),
+        ("dreamo_coffee.png", "subject"),
+    ):
+        graph.column()
+        graph.reference(picture, task=task)
+    graph.column()
+    positive = graph.prompt("a woman with a cat on her lap drinks a cup of coffee in a cafe, photo")
+    negative = graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    return graph.finish(latent, "three_references")
+
+
+def controlnet_and_upscale(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# Reference + ControlNet + second pass\nThe edges of one picture give the layout, the reference gives the "
+        "subject; the latent is enlarged and sampled again with both.\n\n"
+        "`models/controlnet/FLUX.1-dev-ControlNet-Union-Pro.safetensors`",
+    )
+    graph.column()
+    graph.reference("dreamo_coffee.png", task="subject")
+    graph.column()
+    layout, *_ = graph.add("LoadImage", title="Layout", image="dreamo_rocket.png")
+    (edges,) = graph.add("Canny", image=layout, low_threshold=0.3, high_threshold=0.7)
+    (control_net,) = graph.add("ControlNetLoader", control_net_name="FLUX.1-dev-ControlNet-Union-Pro.safetensors")
+    (control_net,) = graph.add(
+        "SetUnionControlNetType", control_net=control_net, type="canny/lineart/anime_lineart/mlsd"
+    )
+    graph.column()
+    positive, negative = graph.prompt("a cup of coffee on a launch pad, photo"), graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
+    graph.column()
+    positive, negative = graph.add(
+        "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=control_net, image=edges,
+        vae=graph.vae, strength=0.6, start_percent=0.0, end_percent=0.6,
+    )  # fmt: skip
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    (latent,) = graph.add("LatentUpscaleBy", samples=latent, upscale_method="bislerp", scale_by=1.5)
+    latent = graph.sample(model, positive, negative, latent, denoise=0.5)
+    graph.column()
+    return graph.finish(latent, "controlnet_and_upscale")
+
+
+WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "one_reference": one_reference,
+    "three_references": three_references,
+    "reference_controlnet_upscale": controlnet_and_upscale,
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as base, Server(Path(base)) as server:
+        info = server.object_info()
+    for name, build in WORKFLOWS.items():
+        save(build(info), FOLDER / f"{name}.json")
+        print(FOLDER / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()

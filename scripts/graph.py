@@ -1,0 +1,217 @@
+"""ComfyUI graphs in the front end's own JSON: building them, turning them into prompts, swapping their loaders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NOT_EXECUTED = {"Note", "MarkdownNote"}
+BYPASSED, MUTED = 4, 2
+
+COLUMN_WIDTH, ROW_GAP = 350, 70
+
+
+class Slot(NamedTuple):
+    """An output of a node in a graph under construction."""
+
+    node: int
+    index: int
+    type: str
+
+
+def inputs_of(info: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """All inputs of a node class, in the front end's order: name, type, options."""
+    found = []
+    for group in ("required", "optional"):
+        for name, spec in info["input"].get(group, {}).items():
+            found.append((name, spec[0], spec[1] if len(spec) > 1 else {}))
+    return found
+
+
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
+
+
+def has_control(name: str, kind: Any, options: dict[str, Any]) -> bool:
+    """Whether the front end puts a "control after generate" widget behind this one."""
+    return bool(options.get("control_after_generate")) or (kind == "INT" and name in ("seed", "noise_seed"))
+
+
+def has_upload(options: dict[str, Any]) -> bool:
+    """Whether the front end puts an upload button behind this one."""
+    return bool(options.get("image_upload"))
+
+
+def default_of(kind: Any, options: dict[str, Any]) -> Any:
+    if "default" in options:
+        return options["default"]
+    choices = kind if isinstance(kind, list) else options.get("options", [])
+    if choices:
+        return choices[0]
+    return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
+
+
+class Graph:
+    """A graph under construction; nodes are laid out in the columns they are added to."""
+
+    def __init__(self, object_info: dict[str, Any]):
+        self.object_info = object_info
+        self.nodes: list[dict[str, Any]] = []
+        self.links: list[list[Any]] = []
+        self._column, self._row = 0, 0
+
+    def column(self) -> None:
+        """Start a new column to the right."""
+        self._column, self._row = self._column + 1, 0
+
+    def note(self, text: str, height: int = 260) -> None:
+        """A Markdown note."""
+        self._place({"type": "MarkdownNote", "inputs": [], "outputs": [], "widgets_values": [text]}, height)
+
+    def add(self, type_: str, title: str | None = None, **inputs: Any) -> list[Slot]:
+        """Add a node; a `Slot` links an input, anything else is a widget's value. Returns the node's outputs.
+
+        Raises:
+            ValueError: the class has no such input.
+        """
+        info = self.object_info[type_]
+        declared = inputs_of(info)
+        unknown = set(inputs) - {name for name, _, _ in declared}
+        if unknown:
+            raise ValueError(f"{type_} has no input {', '.join(sorted(unknown))}.")
+        node_id = len(self.nodes) + 1
+        slots, widgets = [], []
+        for name, kind, options in declared:
+            value = inputs.get(name)
+            linked = isinstance(value, Slot)
+            widget = is_widget(kind, options)
+            type_name = "COMBO" if isinstance(kind, list) else kind
+            if linked or not widget:
+                slot = {"name": name, "type": type_name, "link": None}
+                if widget:
+                    slot["widget"] = {"name": name}
+                if linked:
+                    self.links.append([len(self.links) + 1, value.node, value.index, node_id, len(slots), value.type])
+                    slot["link"] = len(self.links)
+                    self.nodes[value.node - 1]["outputs"][value.index]["links"].append(len(self.links))
+                slots.append(slot)
+            if widget:
+                widgets.append(default_of(kind, options) if linked or name not in inputs else value)
+                if has_control(name, kind, options):
+                    widgets.append("fixed")
+                if has_upload(options):
+                    widgets.append("image")
+        outputs = [
+            {"name": name, "type": kind, "links": [], "slot_index": i}
+            for i, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True))
+        ]
+        height = 60 + 24 * (max(len(slots), len(outputs)) + len(widgets))
+        if type_ in ("LoadImage", "SaveImage", "PreviewImage", "DreamOReference"):
+            height += 220
+        if any(options.get("multiline") for _, _, options in declared):
+            height += 120
+        node = {"type": type_, "inputs": slots, "outputs": outputs, "widgets_values": widgets}
+        if title:
+            node["title"] = title
+        self._place(node, height)
+        return [Slot(node_id, i, output["type"]) for i, output in enumerate(outputs)]
+
+    def _place(self, node: dict[str, Any], height: int) -> None:
+        placed = {
+            "id": len(self.nodes) + 1,
+            "pos": [self._column * COLUMN_WIDTH, self._row],
+            "size": [COLUMN_WIDTH - 50, height],
+            "flags": {},
+            "order": len(self.nodes),
+            "mode": 0,
+            "properties": {"Node name for S&R": node["type"]} if node["type"] not in NOT_EXECUTED else {},
+        }
+        self.nodes.append({**placed, **node})
+        self._row += height + ROW_GAP
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": [],
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+
+def save(workflow: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
+
+
+def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """A saved node's widget values by input name.
+
+    Raises:
+        ValueError: more or fewer values were saved than the class has widgets.
+    """
+    saved, values = list(node.get("widgets_values", [])), {}
+    for name, kind, options in inputs_of(info):
+        if not is_widget(kind, options):
+            continue
+        if not saved:
+            raise ValueError(f"{node['type']} (node {node['id']}) has no saved value for {name}.")
+        values[name] = saved.pop(0)
+        if has_control(name, kind, options) or has_upload(options):
+            del saved[:1]
+    if saved:
+        raise ValueError(f"{node['type']} (node {node['id']}) has {len(saved)} saved values too many.")
+    return values
+
+
+def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """What the front end would send to the server for this workflow.
+
+    Raises:
+        ValueError: a node class that the server does not know.
+    """
+    links = {link[0]: link for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOT_EXECUTED or node.get("mode") in (BYPASSED, MUTED):
+            continue
+        if node["type"] not in object_info:
+            raise ValueError(f"The server has no node {node['type']} (node {node['id']}).")
+        inputs = widget_values(node, object_info[node["type"]])
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                _, source, index, *_ = links[slot["link"]]
+                inputs[slot["name"]] = [str(source), index]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+DEMO_NODE = "demo"
+DEMO_SLOTS = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}
+
+
+def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The prompt with its model loaders replaced by the demo loader; everything else stays as it is."""
+    swapped = {
+        DEMO_NODE: {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
+        DEMO_NODE + "_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
+    }
+    targets = {
+        node: [DEMO_NODE, DEMO_SLOTS[n["class_type"]]] for node, n in prompt.items() if n["class_type"] in DEMO_SLOTS
+    }
+    targets |= {
+        node: [DEMO_NODE + "_control", 0] for node, n in prompt.items() if n["class_type"] == "ControlNetLoader"
+    }
+    for node, content in prompt.items():
+        if node in targets:
+            continue
+        inputs = {
+            name: targets[value[0]] if isinstance(value, list) and value[0] in targets else value
+            for name, value in content["inputs"].items()
+        }
+        swapped[node] = {**content, "inputs": inputs}
+    return swapped
