@@ -18,7 +18,7 @@ class DreamOApply(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 model, with or without LoRAs."),
-                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("positive", tooltip="The prompt; the references are added to every part of it."),
                 DreamOReferencesType.Input("references", tooltip="A chain of DreamO Reference nodes."),
                 DreamOModelType.Input("dreamo_model", tooltip="From Load DreamO."),
             ],

@@ -15,9 +15,23 @@ class DreamOTrueCFGRange(io.ComfyNode):
                 "and the negative pass is not run, so those steps cost half."
             ),
             inputs=[
-                io.Model.Input("model"),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001),
+                io.Model.Input("model", tooltip="Any model."),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="The negative prompt acts from here on, as a part of sampling.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="The negative prompt acts until here.",
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )

@@ -44,7 +44,10 @@ def test_the_pack_is_imported_without_a_warning_in_under_two_seconds(server):
 def test_every_node_is_there_with_tooltips(object_info):
     ours = {name: info for name, info in object_info.items() if name.startswith("DreamO")}
     assert {"DreamOLoader", "DreamOReference", "DreamOApply", "DreamOTrueCFGRange"} <= set(ours)
-    for info in ours.values():
+    for name, info in ours.items():
+        assert (REPO / "web" / "docs" / f"{name}.md").exists(), f"{name} has no help page"
+        for input_name, _, options in inputs_of(info):
+            assert options.get("tooltip"), f"{name}.{input_name} has no tooltip"
         assert info["description"] and info["display_name"].startswith(("DreamO", "Load DreamO"))
     assert not {"ApplyDreamO", "DreamORefEncode", "DreamOProcessorLoader"} & set(ours)
 

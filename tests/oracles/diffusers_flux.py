@@ -49,7 +49,8 @@ def to_diffusers(flux):
         split([f"{to}.attn.to_{x}" for x in "qkv"], f"{of}.img_attn.qkv", c)
         split([f"{to}.attn.add_{x}_proj" for x in "qkv"], f"{of}.txt_attn.qkv", c)
         for target, name in (("norm_q", "img_attn.norm.query_norm"), ("norm_k", "img_attn.norm.key_norm"),
-                             ("norm_added_q", "txt_attn.norm.query_norm"), ("norm_added_k", "txt_attn.norm.key_norm")):  # fmt: skip
+                             ("norm_added_q", "txt_attn.norm.query_norm"),
+                             ("norm_added_k", "txt_attn.norm.key_norm")):  # fmt: skip
             state[f"{to}.attn.{target}.weight"] = source[f"{of}.{name}.scale"]
         copy(f"{to}.attn.to_out.0", f"{of}.img_attn.proj")
         copy(f"{to}.attn.to_add_out", f"{of}.txt_attn.proj")

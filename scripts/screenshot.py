@@ -1,0 +1,102 @@
+"""Pictures of the shipped graphs in the real front end.
+
+    python3 scripts/host.py exec scripts/screenshot.py [NAME ...] [--to FOLDER]
+
+Needs chromium and chromedriver (Debian: `apt-get install chromium chromium-driver`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from example_inputs import write_demo_dreamo, write_photographs
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+from server import Server
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=2200,1000"
+).split()
+
+# Shows the whole graph: the front end's own "fit view", with the menus out of the way.
+SHOW = """
+const [workflow, done] = arguments;
+app.loadGraphData(workflow).then(() => setTimeout(() => {
+    const bounds = [Infinity, Infinity, -Infinity, -Infinity];
+    for (const node of app.graph._nodes) {
+        const [x, y, w, h] = node.getBounding();
+        bounds[0] = Math.min(bounds[0], x); bounds[1] = Math.min(bounds[1], y);
+        bounds[2] = Math.max(bounds[2], x + w); bounds[3] = Math.max(bounds[3], y + h);
+    }
+    const canvas = app.canvas, margin = 70, top = 100;
+    const scale = Math.min(
+        (canvas.canvas.clientWidth - 2 * margin) / (bounds[2] - bounds[0]),
+        (canvas.canvas.clientHeight - top - margin) / (bounds[3] - bounds[1]));
+    canvas.ds.scale = scale;
+    canvas.ds.offset = [margin / scale - bounds[0], top / scale - bounds[1]];
+    canvas.setDirty(true, true);
+    setTimeout(done, 2500);
+}, 1500));
+"""
+
+
+def browser() -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    for flag in FLAGS:
+        options.add_argument(flag)
+    # Named outright: without it selenium looks for a driver on the network.
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+def write_settings(base: Path) -> None:
+    """A user who has been here before: no tutorial, no minimap."""
+    folder = base / "user" / "default"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
+    (folder / "comfy.settings.json").write_text(json.dumps(settings))
+
+
+def open_front_end(driver: webdriver.Chrome, url: str) -> None:
+    driver.get(url)
+    ready = "return Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.DreamOApply)"
+    WebDriverWait(driver, 120).until(lambda d: d.execute_script(ready))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="workflows, without .json; all if none is given")
+    parser.add_argument("--to", type=Path, default=WORKFLOWS, help="folder for the pictures")
+    args = parser.parse_args()
+    names = args.names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        write_photographs(base)
+        write_demo_dreamo(base)
+        write_settings(base)
+        with Server(base) as server:
+            driver = browser()
+            try:
+                open_front_end(driver, server.url)
+                for name in names:
+                    driver.set_script_timeout(60)
+                    driver.execute_async_script(SHOW, json.loads((WORKFLOWS / f"{name}.json").read_text()))
+                    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+                    # The top bar goes: only the graph is of interest.
+                    picture = picture.crop((0, 80, picture.width, picture.height))
+                    picture.save(args.to / f"{name}.webp", quality=80)
+                    print(args.to / f"{name}.webp")
+            finally:
+                driver.quit()
+
+
+if __name__ == "__main__":
+    main()
