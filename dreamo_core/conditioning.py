@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .embeddings import Embeddings
+from .placeholders import PlaceholderPositions
 from .references import References
 from .schedule import in_range
 
@@ -31,14 +32,19 @@ class ReferenceConditioning:
     Attributes:
         settings: one per reference latent, in order.
         embeddings: task and index tables, or None for plain references without them.
+        placeholders: where `[ref#i]` are among the conditioning's tokens, or None if the prompt has none; inside the
+            model use `placeholders.in_model(…)`.
     """
 
     settings: tuple[ReferenceSetting, ...]
     embeddings: Embeddings | None = None
+    placeholders: PlaceholderPositions | None = None
 
     def __eq__(self, other: object) -> bool:
         """By value: conditionings that compare equal may share one batch in the host."""
-        if not isinstance(other, ReferenceConditioning) or self.settings != other.settings:
+        if not isinstance(other, ReferenceConditioning):
+            return False
+        if self.settings != other.settings or self.placeholders != other.placeholders:
             return False
         if self.embeddings is None or other.embeddings is None:
             return self.embeddings is other.embeddings
@@ -51,9 +57,11 @@ class ReferenceConditioning:
         return [n for n, setting in enumerate(self.settings) if setting.is_active(sigma, percent_to_sigma)]
 
 
-def conditioning_for(references: References, embeddings: Embeddings | None) -> ReferenceConditioning:
+def conditioning_for(
+    references: References, embeddings: Embeddings | None, placeholders: PlaceholderPositions | None = None
+) -> ReferenceConditioning:
     """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
     settings = tuple(
         ReferenceSetting(i, r.strength, r.start_percent, r.end_percent) for i, r in enumerate(references, start=1)
     )
-    return ReferenceConditioning(settings, embeddings)
+    return ReferenceConditioning(settings, embeddings, placeholders)

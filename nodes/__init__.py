@@ -12,11 +12,21 @@ from .demo import DreamODemoControlNet, DreamODemoModels  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .loader import DreamOLoader  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
+from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
 
 
 class DreamOExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DreamOLoader, DreamOReference, DreamOApply, DreamOTrueCFGRange, DreamODemoModels, DreamODemoControlNet]
+        return [
+            DreamOLoader,
+            DreamOReference,
+            DreamOPlaceholders,
+            DreamOTextEncode,
+            DreamOApply,
+            DreamOTrueCFGRange,
+            DreamODemoModels,
+            DreamODemoControlNet,
+        ]
 
 
 async def comfy_entrypoint() -> DreamOExtension:

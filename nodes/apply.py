@@ -1,7 +1,9 @@
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..dreamo_core.host.conditioning import attach_references
 from ..dreamo_core.host.flux import with_references
+from ..dreamo_core.host.text_encoder import used_placeholders
+from ..dreamo_core.placeholders import note_on_unnamed
 from .types import DreamOModelType, DreamOReferencesType
 
 
@@ -31,4 +33,8 @@ class DreamOApply(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, references, dreamo_model) -> io.NodeOutput:
         patched = with_references(model, dreamo_model.embeddings)
-        return io.NodeOutput(patched, attach_references(positive, references, dreamo_model.embeddings))
+        attached = attach_references(positive, references, dreamo_model.embeddings)
+        # A prompt without any placeholder is as right as one that has them all.
+        used = used_placeholders(positive)
+        note = note_on_unnamed(used, len(references)) if used else ""
+        return io.NodeOutput(patched, attached, ui=ui.PreviewText(note))

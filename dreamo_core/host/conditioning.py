@@ -8,14 +8,16 @@ import node_helpers
 from ..conditioning import conditioning_for
 from ..embeddings import Embeddings
 from ..patch import CONDITIONING_KEY
+from ..placeholders import check_against_references
 from ..references import References
+from .text_encoder import PLACEHOLDERS_KEY, used_placeholders
 
 
 def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:
     """A copy of the conditioning that carries the references, each part of it; the original is left alone.
 
     Raises:
-        ValueError: the conditioning carries reference latents already.
+        ValueError: the conditioning carries reference latents already, or its prompt names a missing reference.
     """
     for _, values in conditioning:
         if values.get("reference_latents"):
@@ -23,9 +25,13 @@ def attach_references(conditioning: list, references: References, embeddings: Em
                 f"This conditioning already carries {len(values['reference_latents'])} reference latents (from "
                 "ReferenceLatent or another DreamO Apply); chain all references in front of one DreamO Apply."
             )
+    check_against_references(used_placeholders(conditioning), len(references))
     if not references:
         return conditioning
-    entry = comfy.conds.CONDConstant(conditioning_for(references, embeddings))
     values = {"reference_latents": [r.latent for r in references], "reference_latents_method": "uxo"}
+
+    def entry(part: dict) -> comfy.conds.CONDConstant:
+        return comfy.conds.CONDConstant(conditioning_for(references, embeddings, part.get(PLACEHOLDERS_KEY)))
+
     attached = node_helpers.conditioning_set_values(conditioning, values)
-    return [[c, {**v, "model_conds": {**v.get("model_conds", {}), CONDITIONING_KEY: entry}}] for c, v in attached]
+    return [[c, {**v, "model_conds": {**v.get("model_conds", {}), CONDITIONING_KEY: entry(v)}}] for c, v in attached]
