@@ -109,6 +109,34 @@ def three_references(info: dict[str, Any]) -> dict[str, Any]:
     return graph.finish(latent, "three_references")
 
 
+def two_subjects_placeholders(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# Two subjects by name\nIn the prompt, [ref#1] is the first reference of the chain and [ref#2] the second. "
+        "Type [ in the prompt box to choose one.\n\nFor prompt nodes of your own, put *DreamO Placeholders* between "
+        "the CLIP loader and them.",
+    )
+    for picture, task in (("dreamo_astronaut.png", "identity"), ("dreamo_cat.png", "subject")):
+        graph.column()
+        graph.reference(picture, task=task)
+    graph.column()
+    (positive,) = graph.add(
+        "DreamOTextEncode",
+        clip=graph.clip,
+        dreamo_model=graph.dreamo,
+        references=graph.chain,
+        prompt="a woman from [ref#1] and a cat from [ref#2] on a bench in the park, photo",
+        guidance=4.5,
+    )
+    negative = graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    return graph.finish(latent, "two_subjects_placeholders")
+
+
 def controlnet_and_upscale(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
@@ -145,6 +173,7 @@ def controlnet_and_upscale(info: dict[str, Any]) -> dict[str, Any]:
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "one_reference": one_reference,
     "three_references": three_references,
+    "two_subjects_placeholders": two_subjects_placeholders,
     "reference_controlnet_upscale": controlnet_and_upscale,
 }
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from server import Server
 
 REPO = Path(__file__).resolve().parent.parent
-GRAPHS = ("one_reference", "three_references", "reference_controlnet_upscale")
+GRAPHS = ("one_reference", "three_references", "two_subjects_placeholders", "reference_controlnet_upscale")
 THUMBNAIL = 256
 
 
