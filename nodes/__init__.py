@@ -10,8 +10,9 @@ register_model_folder()
 from .apply import DreamOApply  # noqa: E402
 from .demo import DreamODemoControlNet, DreamODemoModels  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
-from .loader import DreamOLoader  # noqa: E402
+from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
+from .stack import DreamOModelStack  # noqa: E402
 from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
 
 
@@ -19,6 +20,8 @@ class DreamOExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             DreamOLoader,
+            DreamOModelStack,
+            DreamOLora,
             DreamOReference,
             DreamOPlaceholders,
             DreamOTextEncode,

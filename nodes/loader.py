@@ -1,8 +1,21 @@
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..dreamo_core.checkpoint import load_dreamo_model
+from ..dreamo_core.checkpoint import load_dreamo_model, load_lora_file
+from ..dreamo_core.checkpoint.describe import short_description, unused_message
 from ..dreamo_core.host import files
+from ..dreamo_core.host.flux import check_flux
+from ..dreamo_core.host.lora import with_loras
+from ..dreamo_core.host.report import report
 from .types import DreamOModelType
+
+NO_MODEL = "Load DreamO's model output is used but its model input is not connected; connect a FLUX.1 model to it."
+
+
+def _fingerprint(path):
+    # A file replaced under the same name must be read again.
+    stat = path.stat()
+    return (str(path), stat.st_mtime_ns, stat.st_size)
 
 
 class DreamOLoader(io.ComfyNode):
@@ -12,23 +25,84 @@ class DreamOLoader(io.ComfyNode):
             node_id="DreamOLoader",
             display_name="Load DreamO",
             category="DreamO",
-            description="Loads a DreamO file from models/dreamo: dreamo.safetensors, or embedding.safetensors alone.",
+            description=(
+                "Loads a DreamO file from models/dreamo: its embeddings, and its LoRA onto the model. For the released "
+                "set of files with their companions take DreamO Model Stack."
+            ),
             inputs=[
                 io.Combo.Input(
                     "dreamo_name",
                     options=files.model_files(),
                     tooltip="A DreamO file in models/dreamo (or a folder named dreamo in extra_model_paths.yaml).",
                 ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Strength of the file's LoRA. 1 as trained.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="A FLUX.1 model for the LoRA. Leave it open if the LoRA is loaded elsewhere.",
+                ),
             ],
-            outputs=[DreamOModelType.Output("dreamo_model", tooltip="Goes to DreamO Apply.")],
+            outputs=[
+                DreamOModelType.Output("dreamo_model", tooltip="Goes to DreamO Apply."),
+                io.Model.Output("model_out", display_name="model", tooltip="The model with the file's LoRA."),
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, dreamo_name) -> io.NodeOutput:
-        return io.NodeOutput(load_dreamo_model(files.model_path(dreamo_name)))
+    def execute(cls, dreamo_name, strength=1.0, model=None) -> io.NodeOutput:
+        dreamo = load_dreamo_model(files.model_path(dreamo_name))
+        if model is not None:
+            check_flux(model, dreamo.embeddings)
+            if dreamo.lora is not None:
+                model = with_loras(model, [(dreamo.lora, strength)])
+        text = short_description(dreamo.lora) if dreamo.lora is not None else f"{dreamo_name}: embeddings alone, no LoRA"
+        if dreamo.lora is not None and model is None:
+            text += "\nLoRA not applied: no model connected"
+        report(text, cls.hidden.unique_id, unused_message(dreamo.path.name, dreamo.unused))
+        return io.NodeOutput(dreamo, ExecutionBlocker(NO_MODEL) if model is None else model)
 
     @classmethod
-    def fingerprint_inputs(cls, dreamo_name):
-        # A file replaced under the same name must be read again.
-        stat = files.model_path(dreamo_name).stat()
-        return (dreamo_name, stat.st_mtime_ns, stat.st_size)
+    def fingerprint_inputs(cls, dreamo_name, **kwargs):
+        return _fingerprint(files.model_path(dreamo_name))
+
+
+class DreamOLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamOLora",
+            display_name="Load FLUX.1 LoRA (any format)",
+            category="DreamO",
+            description=(
+                "Puts a FLUX.1 LoRA of any layout on the model: DreamO's released keys (XLabs), diffusers, "
+                "BFL/ComfyUI, kohya, PEFT (with its adapter_config.json beside it). What does not fit is an error, "
+                "what is not used is named."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX.1 model."),
+                io.Combo.Input("lora_name", options=files.lora_files(), tooltip="From models/dreamo and models/loras."),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="0 leaves it out."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+        file = load_lora_file(files.lora_path(lora_name))
+        patched = with_loras(model, [(file.lora, strength)])
+        report(short_description(file.lora), cls.hidden.unique_id, unused_message(file.path.name, file.unused))
+        return io.NodeOutput(patched)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **kwargs):
+        return _fingerprint(files.lora_path(lora_name))

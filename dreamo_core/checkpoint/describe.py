@@ -1,0 +1,125 @@
+"""What a DreamO or LoRA file is, in words: for the command line and for the nodes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..embeddings import INDEX_KEY, PLACEHOLDER_KEY, PLACEHOLDER_ROWS, TASK_KEY
+from ..lora.collect import listing
+from ..lora.keys import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, LoraKey, is_text_encoder_key, read_key
+from ..lora.layer import Lora
+from ..lora.peft_settings import METADATA_KEY
+from .container import SafeTensors, TensorInfo, open_safetensors
+from .model import EMBEDDING_KEYS, adapter_config_of
+
+_TABLES = {TASK_KEY: "task", INDEX_KEY: "index", PLACEHOLDER_KEY: "placeholders (T5)"}
+
+
+def unused_message(name: str, unused: Iterable[str]) -> str:
+    """One warning that names keys which were not used; empty if there are none."""
+    unused = list(unused)
+    if not unused:
+        return ""
+    groups = {
+        "DreamO's tables": [key for key in unused if key in EMBEDDING_KEYS],
+        "text encoders": [key for key in unused if is_text_encoder_key(key)],
+    }
+    known = {key for keys in groups.values() for key in keys}
+    groups["no known kind"] = [key for key in unused if key not in known]
+    said = "; ".join(f"{len(keys)} of {kind} ({listing(keys)})" for kind, keys in groups.items() if keys)
+    return f"{name}: {len(unused)} key{'s' if len(unused) > 1 else ''} not used: {said}."
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0-18 for 0 … 18; 0-3, 7 with gaps."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def short_description(lora: Lora) -> str:
+    """One line: format, rank and how many layers."""
+    ranks = ", ".join(str(rank) for rank in lora.ranks)
+    return f"{lora.name}: {' + '.join(sorted(lora.formats))} LoRA, rank {ranks}, {len(lora.layers)} layers"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _coverage(keys: list[LoraKey]) -> list[tuple[str, str]]:
+    """Rows of (layer within its block, blocks it is covered in)."""
+    blocks: dict[str, list[int]] = defaultdict(list)
+    for key in keys:
+        if key.role != DOWN:
+            continue
+        match = re.match(r"(double|single)_blocks\.(\d+)\.(.+)", str(key.place.slot))
+        if match:
+            blocks[f"{match[1]} {match[3]}"].append(int(match[2]))
+        else:
+            blocks[str(key.place.slot)].append(-1)
+    return [
+        (name, "-" if numbers == [-1] else f"{len(numbers)} blocks: {_ranges(numbers)}")
+        for name, numbers in sorted(blocks.items())
+    ]
+
+
+def _alphas(file: SafeTensors, keys: list[LoraKey], path: Path) -> str:
+    if adapter_config_of(path) is not None:
+        return "from adapter_config.json beside it"
+    values = Counter(float(file.tensor(key.name).flatten()[0]) for key in keys if key.role == ALPHA)
+    if values:
+        return ", ".join(f"{value:g} ({count} layers)" for value, count in sorted(values.items()))
+    return "from PEFT settings in its header" if METADATA_KEY in file.metadata else "none stored (scale 1)"
+
+
+def _dtypes(infos: Iterable[TensorInfo]) -> str:
+    counts = Counter(info.dtype for info in infos)
+    return ", ".join(f"{dtype} ({count} tensors)" for dtype, count in counts.most_common())
+
+
+def _extras(keys: list[LoraKey]) -> str:
+    roles = {key.role for key in keys}
+    names = {MAGNITUDE: "DoRA (PEFT)", DORA_SCALE: "DoRA (LyCORIS)", BIAS: "bias"}
+    return ", ".join(name for role, name in names.items() if role in roles) or "none"
+
+
+def describe(path: Path) -> str:
+    """A table of what a file is: format, rank, blocks covered, tables, alpha, dtype and what is not understood.
+
+    Raises:
+        ValueError: not a readable safetensors file.
+    """
+    with open_safetensors(path) as file:
+        found = {name: read_key(name) for name in file.infos if name not in EMBEDDING_KEYS}
+        keys = [key for key in found.values() if key is not None]
+        unused = [name for name, key in found.items() if key is None]
+        rows = [("file", str(path)), ("size", f"{_mib(path.stat().st_size)}, {len(file.infos)} tensors")]
+        rows.append(("dtype", _dtypes(file.infos.values())))
+        if keys:
+            ranks = Counter(file.infos[key.name].shape[0] for key in keys if key.role == DOWN)
+            formats = Counter(key.format for key in keys)
+            rows += [
+                ("LoRA format", ", ".join(f"{name} ({count} keys)" for name, count in formats.most_common())),
+                ("rank", ", ".join(f"{rank} ({count} layers)" for rank, count in sorted(ranks.items()))),
+                ("alpha", _alphas(file, keys, path)),
+                ("DoRA, bias", _extras(keys)),
+                *(("covers " + name, where) for name, where in _coverage(keys)),
+            ]
+        else:
+            rows.append(("LoRA", "none"))
+        for key, name in _TABLES.items():
+            info = file.infos.get(key)
+            note = f"; the last {PLACEHOLDER_ROWS} rows are used" if info and key == PLACEHOLDER_KEY else ""
+            shape = " × ".join(map(str, info.shape)) + f" {info.dtype}{note}" if info else "none"
+            rows.append((f"{name} table", shape))
+        rows.append(("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

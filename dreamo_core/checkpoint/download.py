@@ -1,0 +1,101 @@
+"""Fetching released files, only when asked to on the command line; never while a node runs.
+
+A file appears under its name when it is whole and, where the manifest knows it, has the right size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .presets import ReleasedFile
+
+STAGING = ".dreamo-download"
+"""Beside the result: partial files stay here, so that the next try resumes."""
+
+_CHUNK = 1 << 22
+
+
+class DownloadError(Exception):
+    """A file could not be fetched, or is not the released one."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check(path: Path, file: ReleasedFile) -> str:
+    """Compare with the manifest; returns what could be said: "verified", or "not verified" and the hash it has.
+
+    Raises:
+        DownloadError: wrong size or hash.
+    """
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        raise DownloadError(f"{file.name} has {size} bytes, the released file has {file.size}.")
+    digest = sha256_of(path)
+    if file.sha256 is None:
+        return f"not verified: the manifest has no SHA-256 for it; this file's is {digest}"
+    if digest != file.sha256.lower():
+        raise DownloadError(f"{file.name} has SHA-256 {digest}, the released file has {file.sha256.lower()}.")
+    return "verified"
+
+
+def _fetch(file: ReleasedFile, staging: Path, endpoint: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        # Resumes what `staging` holds of the file, shows its own progress bar, retries a few times by itself.
+        return Path(hf_hub_download(file.repo, file.path, local_dir=staging / file.id, endpoint=endpoint))
+    except Exception as error:
+        # The transport's errors are of many classes, and of others in each of its versions.
+        raise DownloadError(
+            f"{file.name} could not be fetched from {file.repo} ({type(error).__name__}: {error}). "
+            "What arrived is kept; run the same command again to go on."
+        ) from error
+
+
+def download(
+    files: Iterable[ReleasedFile], folder: Path, endpoint: str | None = None, say: Callable[[str], None] = print
+) -> None:
+    """Fetch files into a folder; those already there are checked and left.
+
+    Args:
+        files: what to fetch.
+        folder: made if missing.
+        endpoint: another server that speaks the Hub's protocol, for mirrors.
+        say: told one line per file.
+
+    Raises:
+        DownloadError: at the first file that cannot be fetched or is not the released one; nothing wrong is left
+            under a file's name.
+    """
+    staging = folder / STAGING
+    for file in files:
+        target = folder / file.name
+        if target.exists():
+            try:
+                say(f"{file.name}: already there, {check(target, file)}")
+            except DownloadError as error:
+                raise DownloadError(f"{error} It was left as it is; move it away to fetch it anew.") from error
+            continue
+        staging.mkdir(parents=True, exist_ok=True)
+        fetched = _fetch(file, staging, endpoint)
+        try:
+            verdict = check(fetched, file)
+        except DownloadError as error:
+            shutil.rmtree(staging / file.id)
+            raise DownloadError(f"{error} What was fetched has been removed.") from error
+        os.replace(fetched, target)
+        shutil.rmtree(staging / file.id)
+        say(f"{file.name}: fetched, {verdict}")
+    if staging.exists() and not any(staging.iterdir()):
+        staging.rmdir()
