@@ -4,16 +4,6 @@ import torch
 
 GENERATOR_SEED = 3
 
-# Layer of the host's model, and the shape of its weight as multiples of the hidden size.
-DOUBLE_ATTENTION = {
-    "double_blocks.0.img_attn.qkv": (3, 1),
-    "double_blocks.0.txt_attn.qkv": (3, 1),
-    "double_blocks.0.img_attn.proj": (1, 1),
-    "double_blocks.0.txt_attn.proj": (1, 1),
-}
-SINGLE = {"single_blocks.0.linear1": (7, 1), "single_blocks.0.linear2": (1, 5)}
-
-
 def matrices(rows: int, columns: int, rank: int, generator: torch.Generator, dtype=torch.bfloat16):
     """down (rank, columns) and up (rows, rank)."""
     down = torch.randn(rank, columns, generator=generator) / columns**0.5
@@ -23,7 +13,7 @@ def matrices(rows: int, columns: int, rank: int, generator: torch.Generator, dty
 
 def product(down: torch.Tensor, up: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """B · A · scale, by hand."""
-    return torch.einsum("or,ri->oi", up.double(), down.double()).mul_(scale).float()
+    return (up.float() @ down.float()).mul_(scale)
 
 
 class Sample:
@@ -93,8 +83,11 @@ DIFFUSERS = (
 )
 
 
-def diffusers(sample: Sample, prefix="transformer.", scale=1.0) -> Sample:
-    for module, layer, first, rows, columns in DIFFUSERS:
+ATTENTION = tuple(entry for entry in DIFFUSERS if ".attn." in entry[0] or "proj_out" in entry[0])
+
+
+def diffusers(sample: Sample, prefix="transformer.", scale=1.0, modules=DIFFUSERS) -> Sample:
+    for module, layer, first, rows, columns in modules:
         key = prefix + module
         sample.add(layer, first, rows, columns, f"{key}.lora_A.weight", f"{key}.lora_B.weight", scale)
     return sample
@@ -113,8 +106,11 @@ ORIGINAL = (
 )
 
 
-def original(sample: Sample, prefix="", tails=("lora_A", "lora_B")) -> Sample:
-    for layer, rows, columns in ORIGINAL:
+ORIGINAL_ATTENTION = tuple(entry for entry in ORIGINAL if "attn" in entry[0] or "linear" in entry[0])
+
+
+def original(sample: Sample, prefix="", tails=("lora_A", "lora_B"), layers=ORIGINAL) -> Sample:
+    for layer, rows, columns in layers:
         key = prefix + layer
         sample.add(layer, 0, rows, columns, f"{key}.{tails[0]}.weight", f"{key}.{tails[1]}.weight")
     return sample
@@ -132,11 +128,26 @@ def comfyui_converted(sample: Sample) -> Sample:
     return sample
 
 
-def kohya(sample: Sample, scale=0.5) -> Sample:
-    for layer, rows, columns in ORIGINAL:
+def kohya(sample: Sample, scale=0.5, layers=ORIGINAL) -> Sample:
+    for layer, rows, columns in layers:
         key = "lora_unet_" + layer.replace(".", "_")
         down, up = f"{key}.lora_down.weight", f"{key}.lora_up.weight"
         sample.add(layer, 0, rows, columns, down, up, scale, alpha_key=f"{key}.alpha")
+    return sample
+
+
+def renamed(sample: Sample, replacements: dict[str, str], flat_prefix: str = "") -> Sample:
+    """The same tensors under other spellings; with a flat prefix the module's dots become underscores."""
+
+    def spell(key: str) -> str:
+        for old, new in replacements.items():
+            key = key.replace(old, new)
+        if flat_prefix:
+            module, tail = key.split(".lora_", 1)
+            key = f"{flat_prefix}{module.replace('.', '_')}.lora_{tail}"
+        return key
+
+    sample.tensors = {spell(key): tensor for key, tensor in sample.tensors.items()}
     return sample
 
 

@@ -81,7 +81,7 @@ def _make_config(raw: dict[str, Any], source: str) -> Any:
 
 def _by_pattern(pattern: dict[str, int], module: str, default: int) -> int:
     """The value PEFT itself would take for a module."""
-    from peft.utils import get_pattern_key
+    from peft.utils.other import get_pattern_key
 
     return pattern.get(get_pattern_key(pattern.keys(), module), default)
 
