@@ -67,7 +67,7 @@ class DreamOLoader(io.ComfyNode):
         text = short_description(dreamo.lora) if dreamo.lora is not None else f"{dreamo_name}: embeddings alone, no LoRA"
         if dreamo.lora is not None and model is None:
             text += "\nLoRA not applied: no model connected"
-        report(text, cls.hidden.unique_id, unused_message(dreamo.path.name, dreamo.unused))
+        report(text, cls.hidden, unused_message(dreamo.path.name, dreamo.unused))
         return io.NodeOutput(dreamo, ExecutionBlocker(NO_MODEL) if model is None else model)
 
     @classmethod
@@ -100,7 +100,7 @@ class DreamOLora(io.ComfyNode):
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         file = load_lora_file(files.lora_path(lora_name))
         patched = with_loras(model, [(file.lora, strength)])
-        report(short_description(file.lora), cls.hidden.unique_id, unused_message(file.path.name, file.unused))
+        report(short_description(file.lora), cls.hidden, unused_message(file.path.name, file.unused))
         return io.NodeOutput(patched)
 
     @classmethod

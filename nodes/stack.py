@@ -87,7 +87,7 @@ class DreamOModelStack(io.ComfyNode):
         text = "\n".join(f"{strength:g} × {short_description(lora)}" for lora, strength in loras)
         unused = [(stack.dreamo.path, stack.dreamo.unused), *((f.path, f.unused) for f, _ in stack.companions)]
         problems = "\n".join(filter(None, (unused_message(path.name, keys) for path, keys in unused)))
-        report(text, cls.hidden.unique_id, problems)
+        report(text, cls.hidden, problems)
         return io.NodeOutput(stack.dreamo, patched)
 
     @classmethod

@@ -76,11 +76,12 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         start = file.read(32)
         if not start:
             raise ValueError("it is empty")
-        for magic, what in _IMPOSTORS:
-            if start.startswith(magic):
-                raise ValueError(f"it is {what}")
         length = int.from_bytes(start[:8], "little")
         if size < 8 or not 2 <= length <= _MAX_HEADER:
+            # Only now: the length of an honest header may begin with any byte, "<" for one.
+            for magic, what in _IMPOSTORS:
+                if start.startswith(magic):
+                    raise ValueError(f"it is {what}")
             raise ValueError("it does not begin with a safetensors header, so it is another kind of file or damaged")
         if size < 8 + length:
             raise ValueError(f"it is truncated: {size} bytes are there, its header alone takes {8 + length}")

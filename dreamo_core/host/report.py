@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 logger = logging.getLogger("DreamO")
 
 
-def report(text: str, node_id: str | None, problems: str = "") -> None:
-    """Show `text` on the node, with `problems` below it; problems also go to the log as one warning."""
+def report(text: str, hidden: Any, problems: str = "") -> None:
+    """Show `text` on the node, with `problems` below it; problems also go to the log as one warning.
+
+    Args:
+        text: what was done.
+        hidden: the node class's `hidden`, which knows the node's id; None where nodes are run without the host.
+        problems: what the user should look at; empty for nothing.
+    """
     if problems:
         logger.warning(problems)
         text = f"{text}\n{problems}"
+    node_id = getattr(hidden, "unique_id", None)
     # Asked for, not imported: nodes are also run without a server, and the module brings all of it along.
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and node_id is not None:
