@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -50,17 +49,33 @@ def check(path: Path, file: ReleasedFile) -> str:
 
 
 def _fetch(file: ReleasedFile, staging: Path, endpoint: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    """Fetch what is not here yet of a file into the staging folder.
 
+    `hf_hub_download` would start anew in every run; its transport underneath goes on where a partial file ends.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    # Released files are public, so no token leaves this machine.
+    headers = build_hf_headers(token=False)
     try:
-        # Resumes what `staging` holds of the file, shows its own progress bar, retries a few times by itself.
-        return Path(hf_hub_download(file.repo, file.path, local_dir=staging / file.id, endpoint=endpoint))
+        url = hf_hub_url(file.repo, file.path, endpoint=endpoint)
+        remote = get_hf_file_metadata(url, token=False)
+        # By its version too: parts of two versions must never meet in one file.
+        partial = staging / f"{file.id}.{hashlib.sha256((remote.etag or '').encode()).hexdigest()[:12]}.part"
+        with partial.open("ab") as target:
+            http_get(
+                remote.location, target, resume_size=target.tell(), headers=headers, expected_size=remote.size,
+                displayed_filename=file.name,
+            )  # fmt: skip
     except Exception as error:
         # The transport's errors are of many classes, and of others in each of its versions.
         raise DownloadError(
             f"{file.name} could not be fetched from {file.repo} ({type(error).__name__}: {error}). "
             "What arrived is kept; run the same command again to go on."
         ) from error
+    return partial
 
 
 def download(
@@ -92,10 +107,9 @@ def download(
         try:
             verdict = check(fetched, file)
         except DownloadError as error:
-            shutil.rmtree(staging / file.id)
+            fetched.unlink()
             raise DownloadError(f"{error} What was fetched has been removed.") from error
         os.replace(fetched, target)
-        shutil.rmtree(staging / file.id)
         say(f"{file.name}: fetched, {verdict}")
     if staging.exists() and not any(staging.iterdir()):
         staging.rmdir()
