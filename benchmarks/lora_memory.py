@@ -62,7 +62,11 @@ def measure(way: str, path: Path) -> None:
     start, began = status("VmRSS"), time.perf_counter()
     loaded = load(path)
     seconds = time.perf_counter() - began
-    values = loaded.values() if isinstance(loaded, dict) else [t for x in loaded.lora.layers.values() for t in (x.down, x.up)]
+    values = (
+        loaded.values()
+        if isinstance(loaded, dict)
+        else [t for x in loaded.lora.layers.values() for t in (x.down, x.up)]
+    )
     # Whoever patches reads every value once; a mapped file shows its cost only then.
     for value in values:
         value.view(torch.int16).max()
@@ -86,7 +90,8 @@ def main() -> None:
                 )
                 peak, seconds = out.stdout.split()
                 peaks[way] = int(peak)
-                print(f"  {way:<18} peak {int(peak) / 2**20:6.0f} MiB = {int(peak) / size:.3f} × file, {float(seconds):.1f} s")
+                relative = f"{int(peak) / 2**20:6.0f} MiB = {int(peak) / size:.3f} × file"
+                print(f"  {way:<18} peak {relative}, {float(seconds):.1f} s")
             ratio = peaks["load_dreamo_model"] / peaks["load_file"]
             held = peaks["load_dreamo_model"] <= 1.1 * size
             print(f"  ours / load_file: {ratio:.3f}; at most 1.10 × file: {'yes' if held else 'NO'}")

@@ -64,7 +64,9 @@ class DreamOLoader(io.ComfyNode):
             check_flux(model, dreamo.embeddings)
             if dreamo.lora is not None:
                 model = with_loras(model, [(dreamo.lora, strength)])
-        text = short_description(dreamo.lora) if dreamo.lora is not None else f"{dreamo_name}: embeddings alone, no LoRA"
+        text = (
+            short_description(dreamo.lora) if dreamo.lora is not None else f"{dreamo_name}: embeddings alone, no LoRA"
+        )
         if dreamo.lora is not None and model is None:
             text += "\nLoRA not applied: no model connected"
         report(text, cls.hidden, unused_message(dreamo.path.name, dreamo.unused))

@@ -4,6 +4,7 @@ import torch
 
 GENERATOR_SEED = 3
 
+
 def matrices(rows: int, columns: int, rank: int, generator: torch.Generator, dtype=torch.bfloat16):
     """down (rank, columns) and up (rows, rank)."""
     down = torch.randn(rank, columns, generator=generator) / columns**0.5

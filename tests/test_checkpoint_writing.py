@@ -127,7 +127,9 @@ def test_a_scale_goes_into_up_where_the_layout_has_no_alpha(tmp_path):
 
 A = LoraLayer(*matrices(128, 128, 4, torch.Generator().manual_seed(0)))
 REFUSED = {
-    "no key for it": ({Slot("double_blocks.0.img_mlp.0"): A}, "covers attention and linear2 only, not double_blocks.0.img_mlp.0"),
+    "no key for it": (
+        {Slot("double_blocks.0.img_mlp.0"): A}, "covers attention and linear2 only, not double_blocks.0.img_mlp.0",
+    ),
     "top of the model": ({Slot("img_in"): A}, "not img_in"),
     "two of three": (
         {Slot("double_blocks.0.img_attn.qkv", part): A for part in "qk"}, "only some of q, k and v",
@@ -136,7 +138,7 @@ REFUSED = {
         {Slot("double_blocks.0.img_attn.proj"): LoraLayer(A.down, A.up, magnitude=torch.ones(128))}, "no DoRA",
     ),
     "scales differ": (
-        {Slot("double_blocks.0.img_attn.qkv", p): LoraLayer(A.down, A.up, a) for p, a in zip("qkv", (1, 2, 3), strict=True)},
+        {Slot("double_blocks.0.img_attn.qkv", part): LoraLayer(A.down, A.up, 1.0 + (part == "k")) for part in "qkv"},
         "different scales",
     ),
 }  # fmt: skip

@@ -232,16 +232,16 @@ STRAY = {
 @pytest.mark.parametrize("kind", STRAY)
 def test_a_stray_key_is_named(kind, bad_file, caplog):
     save_file(good() | {STRAY[kind]: torch.ones(4, 128)}, bad_file)
-    model, = DreamOLora.execute(small_flux(), "bad.safetensors", 1.0).result
+    (model,) = DreamOLora.execute(small_flux(), "bad.safetensors", 1.0).result
     assert f"({STRAY[kind]})" in caplog.text
     assert "4 keys not used: 3 of DreamO's tables" in caplog.text
     assert len(model.patches) == 6
     caplog.clear()
     DreamOLoader.execute("bad.safetensors", 1.0, small_flux())
-    assert f"bad.safetensors: 1 key not used: 1 of {'text encoders' if 'text' in kind else 'no known kind'}" in caplog.text
+    assert (
+        f"bad.safetensors: 1 key not used: 1 of {'text encoders' if 'text' in kind else 'no known kind'}" in caplog.text
+    )
     assert f"({STRAY[kind]})" in caplog.text
-
-
 
 
 @pytest.mark.parametrize(

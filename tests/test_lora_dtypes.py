@@ -116,7 +116,9 @@ def test_the_patched_weight_is_the_merge(name, with_dora, way):
     for key in KEYS:
         actual = as_used(patcher, key).double()
         # Two spacings: the host rounds the change and the sum, and rounds fp8 at random up or down.
-        allowed = 2 * spacing * expected[key].abs().maximum(before[key].double().abs()) + 2 * smallest_step(patcher, key)
+        allowed = 2 * spacing * expected[key].abs().maximum(before[key].double().abs()) + 2 * smallest_step(
+            patcher, key
+        )
         assert ((actual - expected[key]).abs() <= allowed).all(), key
         assert not torch.allclose(actual.float(), before[key], atol=1e-2)
     patcher.unpatch_model(CPU)

@@ -102,7 +102,9 @@ def test_the_presets_have_the_released_strengths(preset, turbo, strengths, relea
 
 
 def test_strengths_can_be_changed(released):
-    _, model = DreamOModelStack.execute(small_flux(), "v1.1", True, dpo=0.5, sft=0.0, turbo=0.75, quality_neg=3.0).result
+    _, model = DreamOModelStack.execute(
+        small_flux(), "v1.1", True, dpo=0.5, sft=0.0, turbo=0.75, quality_neg=3.0
+    ).result
     assert_is(model, released, {"dreamo": 1.0, "cfg_distill": 1.0, "dpo": 0.5, "turbo": 0.75})
 
 

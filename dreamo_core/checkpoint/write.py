@@ -100,7 +100,7 @@ def _most_common(values: list) -> int | float:
 def write_peft_folder(folder: Path, layers: Mapping[Slot, LoraLayer], embeddings: Embeddings | None = None) -> None:
     """Write a PEFT adapter of diffusers' `FluxTransformer2DModel`, which peft and diffusers load; bit for bit.
 
-    The folder gets `adapter_config.json`, `adapter_model.safetensors` and, if there are tables, `embedding.safetensors`.
+    The folder gets `adapter_config.json`, `adapter_model.safetensors` and, for the tables, `embedding.safetensors`.
 
     Args:
         folder: made if missing; files of these names are replaced.

@@ -61,7 +61,9 @@ def fuse_qkv(layers: Mapping[Slot, LoraLayer]) -> dict[Slot, LoraLayer]:
             continue
         three = [layers.get(Slot(slot.layer, part)) for part in ("q", "k", "v")]
         if None in three:
-            raise ValueError(f"{slot.layer} has LoRA weights for only some of q, k and v; a fused layer needs all three.")
+            raise ValueError(
+                f"{slot.layer} has LoRA weights for only some of q, k and v; a fused layer needs all three."
+            )
         result[fused] = _fuse(three, fused)
     return result
 
