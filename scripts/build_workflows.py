@@ -19,7 +19,9 @@ MODELS_NOTE = """## Models
 - `models/diffusion_models/flux1-dev.safetensors`
 - `models/text_encoders/clip_l.safetensors`, `t5xxl_fp16.safetensors`
 - `models/vae/ae.safetensors`
-- `models/dreamo/dreamo.safetensors` (ByteDance/DreamO)
+- `models/dreamo` (or `models/loras`): `dreamo.safetensors`, `dreamo_cfg_distill.safetensors`,
+`dreamo_sft_lora.safetensors`, `dreamo_dpo_lora.safetensors` (ByteDance/DreamO) and `FLUX.1-Turbo-Alpha.safetensors`
+(alimama-creative/FLUX.1-Turbo-Alpha)
 """
 
 
@@ -34,7 +36,7 @@ class FluxGraph(Graph):
             "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
         )
         (self.vae,) = self.add("VAELoader", vae_name="ae.safetensors")
-        (self.dreamo,) = self.add("DreamOLoader", dreamo_name="dreamo.safetensors")
+        self.dreamo, self.model = self.add("DreamOModelStack", model=self.model, preset="v1.1", use_turbo=True)
         self.chain: Slot | None = None
 
     def reference(self, picture: str, **widgets: Any) -> None:

@@ -1,4 +1,4 @@
-"""Real photographs and a small DreamO file for a ComfyUI base directory: what the example graphs ask for.
+"""Real photographs and small DreamO files for a ComfyUI base directory: what the example graphs ask for.
 
 The photographs are those that scikit-image carries, all free to use: astronaut (NASA, public domain), rocket
 (SpaceX, CC0), coffee (Rachel Michetti, CC0) and chelsea the cat (Stéfan van der Walt, CC0).
@@ -22,6 +22,23 @@ PHOTOGRAPHS = {
 
 DEMO_HIDDEN_SIZE, DEMO_TEXT_WIDTH = 64, 64
 
+DEMO_FILES = (
+    "dreamo.safetensors",
+    "dreamo_cfg_distill.safetensors",
+    "dreamo_sft_lora.safetensors",
+    "dreamo_dpo_lora.safetensors",
+    "FLUX.1-Turbo-Alpha.safetensors",
+)
+# Released layers with rows and columns in multiples of the hidden size.
+DEMO_LAYERS = {
+    "double_blocks_0_processor_qkv_lora1": (3, 1),
+    "double_blocks_0_processor_qkv_lora2": (3, 1),
+    "double_blocks_0_processor_proj_lora1": (1, 1),
+    "double_blocks_0_processor_proj_lora2": (1, 1),
+    "single_blocks_0_processor_qkv_lora": (3, 1),
+    "single_blocks_0_processor_proj_lora": (1, 5),
+}
+
 
 def write_photographs(base: Path) -> None:
     (base / "input").mkdir(parents=True, exist_ok=True)
@@ -30,7 +47,7 @@ def write_photographs(base: Path) -> None:
 
 
 def write_demo_dreamo(base: Path) -> None:
-    """Random embeddings that fit the demo models, in the released file's layout."""
+    """The files of DreamO v1.1 under their released names, small and random, to fit the demo models."""
     folder = base / "models" / "dreamo"
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
@@ -40,4 +57,9 @@ def write_demo_dreamo(base: Path) -> None:
         "dreamo_idx_embedding.weight": draw(10, DEMO_HIDDEN_SIZE),
         "dreamo_t5_embedding.weight": draw(10, DEMO_TEXT_WIDTH),
     }
-    save_file(tables, folder / "dreamo.safetensors")
+    for name in DEMO_FILES:
+        lora = {}
+        for layer, (rows, columns) in DEMO_LAYERS.items():
+            lora[f"lora_unet_{layer}.down.weight"] = draw(4, columns * DEMO_HIDDEN_SIZE) / DEMO_HIDDEN_SIZE**0.5
+            lora[f"lora_unet_{layer}.up.weight"] = draw(rows * DEMO_HIDDEN_SIZE, 4) / 4
+        save_file({**lora, **(tables if name == "dreamo.safetensors" else {})}, folder / name)

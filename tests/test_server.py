@@ -43,7 +43,7 @@ def test_the_pack_is_imported_without_a_warning_in_under_two_seconds(server):
 
 def test_every_node_is_there_with_tooltips(object_info):
     ours = {name: info for name, info in object_info.items() if name.startswith("DreamO")}
-    assert {"DreamOLoader", "DreamOReference", "DreamOApply", "DreamOTrueCFGRange"} <= set(ours)
+    assert {"DreamOLoader", "DreamOModelStack", "DreamOLora", "DreamOReference", "DreamOApply"} <= set(ours)
     for name, info in ours.items():
         assert (REPO / "web" / "docs" / f"{name}.md").exists(), f"{name} has no help page"
         for input_name, _, options in inputs_of(info):
@@ -105,9 +105,9 @@ def one_reference_prompt(object_info):
 
 def test_a_missing_dreamo_file_is_named_by_the_server(server, object_info):
     prompt = one_reference_prompt(object_info)
-    (loader,) = [n for n in prompt.values() if n["class_type"] == "DreamOLoader"]
-    loader["inputs"]["dreamo_name"] = "nowhere.safetensors"
-    with pytest.raises(PromptError, match="nowhere.safetensors"):
+    (stack,) = [n for n in prompt.values() if n["class_type"] == "DreamOModelStack"]
+    stack["inputs"]["preset"] = "v1"
+    with pytest.raises(PromptError, match="(?s)2 files are missing.*dreamo_quality_lora_pos.*dreamo_quality_lora_neg"):
         server.run(prompt)
 
 

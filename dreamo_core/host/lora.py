@@ -59,8 +59,8 @@ def _check_layer(slot: Slot, layer: LoraLayer, shape: tuple[int, ...], lora: Lor
     given = (layer.up.shape[0], layer.down.shape[1])
     if given != expected:
         raise ValueError(
-            f"{lora.name} changes {slot} by {given[0]} × {given[1]} weights, this model has {expected[0]} × {expected[1]}"
-            " there: the LoRA was made for another model (FLUX.2 is 6144 wide, FLUX.1 is 3072). Choose a FLUX.1 LoRA."
+            f"{lora.name} changes {slot} by {given[0]} × {given[1]} weights, this model has "
+            f"{expected[0]} × {expected[1]} there: the LoRA was made for another model (FLUX.2 is 6144 wide, FLUX.1 is 3072). Choose a FLUX.1 LoRA."
         )
     return start, length
 
@@ -70,8 +70,9 @@ def _patches(lora: Lora, weights: Mapping[str, tuple[int, ...]], model_name: str
     missing = [str(slot) for slot in lora.layers if f"{_PREFIX}{slot.layer}.weight" not in weights]
     if missing:
         raise ValueError(
-            f"{lora.name} has LoRA weights for {len(missing)} of {len(lora.layers)} layers that this model ({model_name})"
-            f" does not have: {listing(missing)}. It was made for another model; load flux1-dev or choose a FLUX.1 LoRA."
+            f"{lora.name} has LoRA weights for {len(missing)} of {len(lora.layers)} layers that this model "
+            f"({model_name}) does not have: {listing(missing)}. It was made for another model; load flux1-dev or choose "
+            "a FLUX.1 LoRA."
         )
     patches: dict[Any, Any] = {}
     for slot, layer in lora.layers.items():
