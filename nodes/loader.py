@@ -82,7 +82,7 @@ class DreamOLora(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DreamOLora",
-            display_name="Load FLUX.1 LoRA (any format)",
+            display_name="DreamO LoRA (any FLUX.1 format)",
             category="DreamO",
             description=(
                 "Puts a FLUX.1 LoRA of any layout on the model: DreamO's released keys (XLabs), diffusers, "

@@ -60,7 +60,8 @@ def _check_layer(slot: Slot, layer: LoraLayer, shape: tuple[int, ...], lora: Lor
     if given != expected:
         raise ValueError(
             f"{lora.name} changes {slot} by {given[0]} × {given[1]} weights, this model has "
-            f"{expected[0]} × {expected[1]} there: the LoRA was made for another model (FLUX.2 is 6144 wide, FLUX.1 is 3072). Choose a FLUX.1 LoRA."
+            f"{expected[0]} × {expected[1]} there: the LoRA was made for another model (FLUX.2 is 6144 wide, FLUX.1 is "
+            "3072). Choose a FLUX.1 LoRA."
         )
     return start, length
 
@@ -71,8 +72,8 @@ def _patches(lora: Lora, weights: Mapping[str, tuple[int, ...]], model_name: str
     if missing:
         raise ValueError(
             f"{lora.name} has LoRA weights for {len(missing)} of {len(lora.layers)} layers that this model "
-            f"({model_name}) does not have: {listing(missing)}. It was made for another model; load flux1-dev or choose "
-            "a FLUX.1 LoRA."
+            f"({model_name}) does not have: {listing(missing)}. It was made for another model; load flux1-dev or "
+            "choose a FLUX.1 LoRA."
         )
     patches: dict[Any, Any] = {}
     for slot, layer in lora.layers.items():
