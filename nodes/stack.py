@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.checkpoint.describe import short_description, unused_message
+from ..dreamo_core.checkpoint.describe import unused_message
 from ..dreamo_core.checkpoint.presets import FILES
 from ..dreamo_core.checkpoint.stack import CHOICES, chosen, locate, read_stack
 from ..dreamo_core.host import files
@@ -84,7 +84,7 @@ class DreamOModelStack(io.ComfyNode):
         main = [(stack.dreamo.lora, taking_part["dreamo"])] if stack.dreamo.lora is not None else []
         loras = [*main, *((file.lora, strength) for file, strength in stack.companions)]
         patched = with_loras(model, loras)
-        text = "\n".join(f"{strength:g} × {short_description(lora)}" for lora, strength in loras)
+        text = f"{len(loras)} LoRAs: " + ", ".join(f"{lora.name} × {strength:g}" for lora, strength in loras)
         unused = [(stack.dreamo.path, stack.dreamo.unused), *((f.path, f.unused) for f, _ in stack.companions)]
         problems = "\n".join(filter(None, (unused_message(path.name, keys) for path, keys in unused)))
         report(text, cls.hidden, problems)

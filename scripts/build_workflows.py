@@ -36,6 +36,7 @@ class FluxGraph(Graph):
             "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
         )
         (self.vae,) = self.add("VAELoader", vae_name="ae.safetensors")
+        self.column()
         self.dreamo, self.model = self.add("DreamOModelStack", model=self.model, preset="v1.1", use_turbo=True)
         self.chain: Slot | None = None
 

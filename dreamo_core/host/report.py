@@ -10,7 +10,7 @@ logger = logging.getLogger("DreamO")
 
 
 def report(text: str, hidden: Any, problems: str = "") -> None:
-    """Show `text` on the node, with `problems` below it; problems also go to the log as one warning.
+    """Show `text` on the node, with `problems` above it; problems also go to the log as one warning.
 
     Args:
         text: what was done.
@@ -19,7 +19,8 @@ def report(text: str, hidden: Any, problems: str = "") -> None:
     """
     if problems:
         logger.warning(problems)
-        text = f"{text}\n{problems}"
+        # First, because the front end shows the first lines.
+        text = f"{problems}\n{text}"
     node_id = getattr(hidden, "unique_id", None)
     # Asked for, not imported: nodes are also run without a server, and the module brings all of it along.
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
