@@ -3,6 +3,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..dreamo_core.checkpoint import load_dreamo_model, load_lora_file
 from ..dreamo_core.checkpoint.describe import short_description, unused_message
+from ..dreamo_core.checkpoint.model import fingerprint
 from ..dreamo_core.host import files
 from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
@@ -10,12 +11,6 @@ from ..dreamo_core.host.report import report
 from .types import DreamOModelType
 
 NO_MODEL = "Load DreamO's model output is used but its model input is not connected; connect a FLUX.1 model to it."
-
-
-def _fingerprint(path):
-    # A file replaced under the same name must be read again.
-    stat = path.stat()
-    return (str(path), stat.st_mtime_ns, stat.st_size)
 
 
 class DreamOLoader(io.ComfyNode):
@@ -74,7 +69,7 @@ class DreamOLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dreamo_name, **kwargs):
-        return _fingerprint(files.model_path(dreamo_name))
+        return fingerprint(files.model_path(dreamo_name))
 
 
 class DreamOLora(io.ComfyNode):
@@ -107,4 +102,4 @@ class DreamOLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **kwargs):
-        return _fingerprint(files.lora_path(lora_name))
+        return fingerprint(files.lora_path(lora_name))

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.checkpoint.describe import unused_message
+from ..dreamo_core.checkpoint.model import fingerprint
 from ..dreamo_core.checkpoint.presets import FILES
 from ..dreamo_core.checkpoint.stack import CHOICES, chosen, locate, read_stack
 from ..dreamo_core.host import files
@@ -94,5 +95,5 @@ class DreamOModelStack(io.ComfyNode):
     def fingerprint_inputs(cls, preset, use_turbo, model=None, **strengths):
         strengths = {name: strengths.get(name, default) for name, (default, _) in STRENGTHS.items()}
         paths = [files.find_released(FILES[name]) for name in chosen(preset, use_turbo, strengths)]
-        # A file replaced under the same name must be read again, and one that has come must be found.
-        return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) if p else None for p in paths]
+        # A file that has come since must be found.
+        return [fingerprint(path) if path else None for path in paths]

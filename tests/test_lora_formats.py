@@ -213,6 +213,13 @@ def test_a_peft_folder_is_scaled_as_peft_scales_it(name, flux, tmp_path):
     assert "diffusion_model.final_layer.adaLN_modulation.1.weight" in patcher.patches
 
 
+def test_settings_in_the_header_for_a_text_encoder_do_not_count(tmp_path):
+    sample = lora_samples.diffusers(Sample(hidden=128, rank=8))
+    metadata = {"text_encoder.r": 4, "text_encoder.lora_alpha": 1}
+    save_file(sample.tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
+    assert_changes(applied(host_model(SMALL_CONFIG), tmp_path / "a.safetensors"), sample)
+
+
 def test_settings_in_the_header_count_as_diffusers_reads_them(tmp_path):
     sample = lora_samples.diffusers(Sample(hidden=128, rank=8), scale=0.25)
     metadata = {f"transformer.{k}": v for k, v in {"r": 8, "lora_alpha": 2, "target_modules": ["to_q"]}.items()}

@@ -50,6 +50,13 @@ class DreamOModel:
     unused: tuple[str, ...] = ()
 
 
+def fingerprint(path: Path) -> list[tuple[str, int, int]]:
+    """Changes whenever the file, or one that is read with it, is replaced."""
+    beside = (path, path.parent / CONFIG_NAME, path.parent / EMBEDDINGS_NAME)
+    stats = [(file, file.stat()) for file in beside if file.exists()]
+    return [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats]
+
+
 def adapter_config_of(path: Path) -> Path | None:
     """The settings beside the weights of a PEFT adapter folder."""
     config = path.parent / CONFIG_NAME
@@ -62,7 +69,8 @@ def _alpha_rule(file: SafeTensors, path: Path) -> AlphaRule | None:
     if config is not None:
         return alpha_rule(read_config(config), path.name)
     if METADATA_KEY in file.metadata:
-        return alpha_rule(read_metadata(file.metadata[METADATA_KEY], path.name), path.name)
+        settings = read_metadata(file.metadata[METADATA_KEY], path.name)
+        return None if settings is None else alpha_rule(settings, path.name)
     return None
 
 

@@ -46,8 +46,9 @@ def read_config(path: Path) -> Any:
     return _make_config(raw, path.name)
 
 
-def read_metadata(text: str, source: str) -> Any:
-    """PEFT's own config object of the settings that diffusers stores in a file's header.
+def read_metadata(text: str, source: str) -> Any | None:
+    """PEFT's own config object of the settings that diffusers stores in a file's header; None if it has none for the
+    transformer.
 
     Raises:
         ValueError: as `read_config`.
@@ -57,7 +58,8 @@ def read_metadata(text: str, source: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"{source}: {METADATA_KEY} in its header is not JSON ({error}); save it again.") from error
     prefix = "transformer."
-    return _make_config({k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}, source)
+    settings = {k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}
+    return _make_config(settings, source) if settings else None
 
 
 def _make_config(raw: dict[str, Any], source: str) -> Any:
