@@ -41,14 +41,24 @@ def test_the_version_is_in_the_changelog():
 def test_requirements_agree():
     """People who clone install requirements.txt; the registry installs pyproject's dependencies."""
     lines = (REPO / "requirements.txt").read_text().splitlines()
-    assert sorted(line for line in lines if line and not line.startswith("#")) == sorted(PROJECT["project"]["dependencies"])
+    assert sorted(line for line in lines if line and not line.startswith("#")) == sorted(
+        PROJECT["project"]["dependencies"]
+    )
     for dependency in PROJECT["project"]["dependencies"]:
         assert not re.search(r"://|git\+|@", dependency), f"{dependency} is not a plain PyPI requirement"
         assert not re.match(r"(torch|comfyui)", dependency), f"{dependency} comes from the host"
 
 
 def test_the_archive_holds_what_is_needed(published):
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md"} <= published
+    assert {
+        "__init__.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "CHANGELOG.md",
+    } <= published
     for folder, suffix in (("nodes", ".py"), ("dreamo_core", ".py"), ("workflows", ".json"), ("web/docs", ".md")):
         on_disk = {str(path.relative_to(REPO)) for path in (REPO / folder).rglob(f"*{suffix}")}
         assert on_disk and on_disk <= published, f"not published: {sorted(on_disk - published)}"
