@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 SIDE_MULTIPLE = 16
@@ -32,32 +33,63 @@ def check_picture(image: torch.Tensor) -> None:
 def reference_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     """Height and width with an area of about resolution², the aspect kept, both sides rounded down to 16.
 
-    As the reference implementation (`resize_numpy_image_area`); a side never falls below 16.
+    As the reference implementation (`resize_numpy_image_area`). Where that would give a side of nothing (a picture
+    more than a thousand times as long as wide) the side is 16 and the other one takes what is left of the area.
     """
     scale = math.sqrt(resolution * resolution / (height * width))
-    sides = (int(side * scale) // SIDE_MULTIPLE * SIDE_MULTIPLE for side in (height, width))
+    longest = max(resolution * resolution // SIDE_MULTIPLE, SIDE_MULTIPLE)
+    sides = (min(int(side * scale), longest) // SIDE_MULTIPLE * SIDE_MULTIPLE for side in (height, width))
     new_height, new_width = (max(side, SIDE_MULTIPLE) for side in sides)
     return new_height, new_width
 
 
-def _overlap(source: int, target: int, device: torch.device) -> torch.Tensor:
-    """How much of each source pixel lies in each target pixel's box, as weights that sum to 1: (target, source)."""
+def limited_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
+    """Height and width with no side above `long_edge`, as the reference implementation (`resize_numpy_image_long`)."""
+    if max(height, width) <= long_edge:
+        return height, width
+    scale = long_edge / max(height, width)
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+ROWS_AT_ONCE = 32
+"""Target rows that `area_resize` makes in one go: a picture of any size takes little memory beside itself."""
+
+
+def _overlap(source: int, target: int, first: int = 0, last: int | None = None) -> tuple[torch.Tensor, slice]:
+    """How much of each source pixel lies in the boxes of the target pixels from `first` to `last`.
+
+    Returns:
+        Weights (last - first, n) that sum to 1 along n, and the n source pixels that they are for.
+    """
     scale = source / target
-    edges = torch.arange(target + 1, dtype=torch.float64, device=device) * scale
-    pixels = torch.arange(source, dtype=torch.float64, device=device)
+    edges = torch.arange(first, (target if last is None else last) + 1, dtype=torch.float64) * scale
+    start, stop = math.floor(edges[0]), min(math.ceil(edges[-1]), source)
+    pixels = torch.arange(start, stop, dtype=torch.float64)
     low = torch.maximum(edges[:-1, None], pixels[None, :])
     high = torch.minimum(edges[1:, None], pixels[None, :] + 1)
-    return ((high - low).clamp(min=0) / scale).float()
+    weights = (high - low).clamp(min=0)
+    return (weights / weights.sum(dim=1, keepdim=True)).float(), slice(start, stop)
 
 
-def area_resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize (b, h, w, c) by exact box averaging, as OpenCV's INTER_AREA; enlarging spreads pixels likewise."""
+def area_resize(image: torch.Tensor, height: int, width: int, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """Resize (b, h, w, c) by exact box averaging, as OpenCV's INTER_AREA; enlarging spreads pixels likewise.
+
+    Args:
+        image: (b, h, w, c); with `keep` c is 3.
+        keep: (b, h, w) in [0, 1]; what it drops is put on white first, so that no fringe of it is mixed in.
+    """
     if image.shape[1:3] == (height, width):
-        return image
-    rows = _overlap(image.shape[1], height, image.device)
-    columns = _overlap(image.shape[2], width, image.device)
-    shrunk = torch.tensordot(image.float(), rows, dims=([1], [1]))  # (b, w, c, height)
-    return torch.tensordot(shrunk, columns, dims=([1], [1])).permute(0, 2, 3, 1).contiguous()
+        return image if keep is None else on_white(image, keep)
+    columns = _overlap(image.shape[2], width)[0].to(image.device)
+    resized = []
+    for first in range(0, height, ROWS_AT_ONCE):
+        rows, source = _overlap(image.shape[1], height, first, min(first + ROWS_AT_ONCE, height))
+        strip = image[:, source].float()
+        if keep is not None:
+            strip = on_white(strip, keep[:, source])
+        strip = torch.einsum("th,bhwc->btwc", rows.to(image.device), strip)
+        resized.append(torch.einsum("vw,btwc->btvc", columns, strip))
+    return torch.cat(resized, dim=1)
 
 
 def split_alpha(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -67,6 +99,11 @@ def split_alpha(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]
     if image.shape[3] == 4:
         return image[..., :3], image[..., 3].clamp(0, 1)
     return image, None
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """(1, h, w, 3) in [0, 1] as (h, w, 3) uint8."""
+    return image[0].mul(255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def on_white(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
+from .background import REMOVERS, cut_out, cut_out_region
 from .embeddings import MAX_REFERENCES
-from .pixels import area_resize, check_picture, fit_mask, on_white, reference_size, split_alpha
+from .identity import BUILT_IN, LONG_EDGE, FaceModels, aligned_face
+from .pixels import (
+    area_resize,
+    check_picture,
+    fit_mask,
+    limited_size,
+    on_white,
+    reference_size,
+    split_alpha,
+    to_uint8,
+)
 
 TASKS = ("subject", "identity", "try-on", "style")
 """A style reference is kept whole; the others show one thing on white."""
@@ -20,10 +32,12 @@ class Picture:
     Attributes:
         pixels: (1, h, w, 3) in [0, 1], both sides a multiple of 16.
         keep: (1, h, w) in [0, 1], 1 where the subject is; None when the whole picture is meant.
+        note: in words, what was done to the picture.
     """
 
     pixels: torch.Tensor
     keep: torch.Tensor | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,32 +63,111 @@ class Reference:
 References = tuple[Reference, ...]
 
 
-def prepare_picture(image: torch.Tensor, task: str, resolution: int, mask: torch.Tensor | None = None) -> Picture:
+MASK_USES = ("subject", "region")
+"""A mask is the subject itself, or a rough region in which the subject is to be found."""
+BACKGROUNDS = (*REMOVERS, "keep")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture is prepared where there is a choice.
+
+    Attributes:
+        background: one of `BACKGROUNDS`: who finds the subject where neither mask nor alpha channel says it.
+        mask_use: one of `MASK_USES`.
+        face: which face of an identity, the largest first, from 1.
+        face_models: who finds and cuts out faces.
+    """
+
+    background: str = "auto"
+    mask_use: str = "subject"
+    face: int = 1
+    face_models: FaceModels = BUILT_IN
+
+
+def prepare_picture(
+    image: torch.Tensor,
+    task: str,
+    resolution: int,
+    mask: torch.Tensor | None = None,
+    preparation: Preparation | None = None,
+) -> Picture:
     """Make the picture that DreamO was trained to see: area-resized, and on white unless it is a style.
+
+    An identity becomes its aligned face, 512 × 512 whatever the resolution; without a face it is prepared as a subject.
 
     Args:
         image: (1, h, w, c) in [0, 1], c is 1, 3 or 4.
         task: one of `TASKS`.
         resolution: the result has about resolution² pixels.
         mask: (1, h, w) of any size, 1 where the subject is. Without it an alpha channel serves.
+        preparation: without it nothing is searched for: no background is removed and no face aligned.
 
     Raises:
-        ValueError: not one finite picture, or not one finite mask.
+        ValueError: not one finite picture, not one finite mask, or fewer faces than asked for.
     """
     check_picture(image)
     rgb, alpha = split_alpha(image)
-    height, width = image.shape[1:3]
-    keep = fit_mask(mask, height, width) if mask is not None else alpha
-    # The background goes white before the resize, as in the reference implementation, so no fringe of it is mixed in.
-    if keep is not None and task != "style":
-        rgb = on_white(rgb, keep)
+    notes = []
+    if mask is not None:
+        mask = fit_mask(mask, *image.shape[1:3])
+        if preparation is not None and mask.max() <= 0:
+            # What Load Image gives for a picture without an alpha channel.
+            mask = None
+            notes.append("the mask is empty and was not used")
+    if task == "style":
+        notes.append("kept whole")
+        return _resized(rgb, alpha, resolution, notes, keep_on_picture=False)
+    if task == "identity" and preparation is not None:
+        whole = rgb if alpha is None else on_white(rgb, alpha)
+        aligned = aligned_face(whole, preparation.face_models, preparation.face, mask)
+        if aligned is not None:
+            keep = None if preparation.background == "keep" else aligned.keep
+            pixels = aligned.pixels if keep is None else on_white(aligned.pixels, keep)
+            return Picture(pixels, keep, "; ".join([*notes, aligned.note]))
+        notes.append("no face was found, prepared as a subject")
+    if preparation is not None and preparation.background == "keep":
+        notes.append("background kept")
+        return _resized(rgb, alpha, resolution, notes, keep_on_picture=False)
+    keep = _subject(rgb, alpha, mask, preparation, notes)
+    return _resized(rgb, keep, resolution, notes)
+
+
+def _subject(
+    rgb: torch.Tensor,
+    alpha: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    preparation: Preparation | None,
+    notes: list[str],
+) -> torch.Tensor | None:
+    """The subject's mask (1, h, w) from the first source that has one: mask, alpha channel, remover."""
+    if mask is not None and (preparation is None or preparation.mask_use == "subject"):
+        notes.append("cut out by the mask")
+        return mask
+    if mask is None and alpha is not None and alpha.min() < 1:
+        notes.append("cut out by the alpha channel")
+        return alpha
+    if preparation is None:
+        return alpha
+    small = area_resize(rgb, *limited_size(*rgb.shape[1:3], LONG_EDGE))
+    picture = to_uint8(small)
+    if mask is not None:
+        cutout = cut_out_region(picture, fit_mask(mask, *small.shape[1:3])[0].cpu().numpy())
     else:
-        keep = None
-        if alpha is not None:
-            rgb = on_white(rgb, alpha)
-    size = reference_size(height, width, resolution)
-    pixels = area_resize(rgb, *size).clamp(0, 1)
-    return Picture(pixels, None if keep is None else fit_mask(keep, *size))
+        cutout = cut_out(picture, preparation.background)
+    notes.append(cutout.note)
+    if cutout.keep is None:
+        return None
+    found = torch.from_numpy(cutout.keep)[None, None].to(rgb)
+    return F.interpolate(found, size=rgb.shape[1:3], mode="bilinear")[0]
+
+
+def _resized(
+    rgb: torch.Tensor, keep: torch.Tensor | None, resolution: int, notes: list[str], keep_on_picture: bool = True
+) -> Picture:
+    size = reference_size(*rgb.shape[1:3], resolution)
+    pixels = area_resize(rgb, *size, keep=keep).clamp(0, 1)
+    return Picture(pixels, fit_mask(keep, *size) if keep is not None and keep_on_picture else None, "; ".join(notes))
 
 
 def extend(chain: References, reference: Reference) -> References:

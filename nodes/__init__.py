@@ -10,9 +10,12 @@ register_model_folder()
 from .apply import DreamOApply  # noqa: E402
 from .demo import DreamODemoControlNet, DreamODemoModels  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
+from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
+from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
 from .stack import DreamOModelStack  # noqa: E402
+from .style_prompt import DreamOStylePrompt  # noqa: E402
 from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
 
 
@@ -25,6 +28,10 @@ class DreamOExtension(ComfyExtension):
             DreamOReference,
             DreamOPlaceholders,
             DreamOTextEncode,
+            DreamOReferences,
+            DreamOReferenceBatch,
+            DreamOLoadPicture,
+            DreamOStylePrompt,
             DreamOApply,
             DreamOTrueCFGRange,
             DreamODemoModels,

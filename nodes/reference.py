@@ -1,9 +1,28 @@
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
-from ..dreamo_core.references import TASKS, Reference, extend, prepare_picture
+from ..dreamo_core.references import BACKGROUNDS, MASK_USES, TASKS, Reference, extend
 from ..dreamo_core.schedule import check_range
+from .preview import show
 from .types import DreamOReferencesType
+
+
+TASK_TOOLTIP = (
+    "subject: an object, animal or character. identity: a face, aligned and cut out. try-on: a garment. "
+    "style: the look of the whole picture, kept whole."
+)
+BACKGROUND_TOOLTIP = (
+    "Who cuts the subject out when there is neither mask nor alpha channel. person: people, and animals or things in "
+    "front of a calm background. grabcut: things in the middle of the picture. auto: person where it is sure, else "
+    "grabcut. keep: the background stays, the mask is not used."
+)
+
+
+def background_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "background", options=list(BACKGROUNDS), default="auto", optional=True, tooltip=BACKGROUND_TOOLTIP
+    )
 
 
 class DreamOReference(io.ComfyNode):
@@ -24,10 +43,7 @@ class DreamOReference(io.ComfyNode):
                     "task",
                     options=list(TASKS),
                     default="subject",
-                    tooltip=(
-                        "subject: an object, animal or character. identity: a face. try-on: a garment. "
-                        "style: the look of the whole picture, kept whole."
-                    ),
+                    tooltip=TASK_TOOLTIP,
                 ),
                 io.Int.Input(
                     "resolution",
@@ -61,22 +77,60 @@ class DreamOReference(io.ComfyNode):
                     step=0.001,
                     tooltip="The reference takes part until here. Outside its range it costs nothing.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="White where the subject is; the rest becomes white."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "White where the subject is; the rest becomes white. For an identity it says which faces count. "
+                        "Load Image gives the opposite for a transparent picture (use Invert Mask)."
+                    ),
+                ),
                 DreamOReferencesType.Input("references", optional=True, tooltip="The chain to add this reference to."),
+                background_input(),
+                io.Combo.Input(
+                    "mask_use",
+                    options=list(MASK_USES),
+                    default="subject",
+                    optional=True,
+                    tooltip=(
+                        "subject: the mask is the subject. region: the mask is a rough area around it, such as a "
+                        "garment on a person, and the subject is searched in there."
+                    ),
+                ),
+                io.Int.Input(
+                    "face",
+                    default=1,
+                    min=1,
+                    max=99,
+                    optional=True,
+                    tooltip="Which face, for an identity in a picture of several people: 1 is the largest.",
+                ),
             ],
             outputs=[
                 DreamOReferencesType.Output("references_out", display_name="references"),
                 io.Image.Output("preview", tooltip="Exactly the picture the model will see."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, image, vae, task, resolution, strength, start_percent, end_percent, mask=None, references=()
+        cls,
+        image,
+        vae,
+        task,
+        resolution,
+        strength,
+        start_percent,
+        end_percent,
+        mask=None,
+        references=(),
+        background="auto",
+        mask_use="subject",
+        face=1,
     ) -> io.NodeOutput:
         check_range(start_percent, end_percent)
-        picture = prepare_picture(image, task, resolution, mask)
+        picture = prepare(image, task, resolution, mask, background, mask_use, face)
         latent = encode_reference(vae, picture.pixels)
         reference = Reference(picture, latent, task, strength, start_percent, end_percent)
-        preview = ui.PreviewImage(picture.pixels, cls=cls)
-        return io.NodeOutput(extend(references, reference), picture.pixels, ui=preview)
+        return io.NodeOutput(extend(references, reference), picture.pixels, ui=show(cls, [picture]))
