@@ -74,7 +74,7 @@ def face_and_hair(crop: np.ndarray, mesh: np.ndarray, affine: np.ndarray) -> np.
     else:
         hair = np.zeros_like(oval)
     # Rims of ears and shadows on the neck have hair's colours too, but hair comes in larger pieces.
-    hair = cv2.morphologyEx((crown | (around & hair) | oval).astype(np.uint8), cv2.MORPH_OPEN, _disc(25)) > 0
+    hair = cv2.morphologyEx((crown | (around & hair) | oval).astype(np.uint8), cv2.MORPH_OPEN, _disc(17)) > 0
     keep = cv2.morphologyEx((oval | hair).astype(np.uint8), cv2.MORPH_CLOSE, _disc(11))
     # What does not hang together with the face is not its hair.
     count, labels = cv2.connectedComponents(keep)

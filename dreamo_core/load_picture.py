@@ -78,7 +78,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except ImageCms.PyCMSError as error:
+        except (ImageCms.PyCMSError, OSError) as error:
             # A broken profile, or one for other channels than the picture has: the plain values are the best there is.
             warnings.warn(f"colour profile not applied: {error}", stacklevel=2)
     return picture.convert("RGB")

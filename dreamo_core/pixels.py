@@ -26,7 +26,8 @@ def check_picture(image: torch.Tensor) -> None:
         raise ValueError(f"The reference has no pixels: its size is {image.shape[2]} × {image.shape[1]}.")
     if image.shape[3] not in (1, 3, 4):
         raise ValueError(f"The reference must have 1, 3 or 4 channels, got {image.shape[3]}.")
-    if not torch.isfinite(image).all():
+    # Least and largest: what is not finite shows in them, and a large picture is not copied to find out.
+    if not torch.isfinite(torch.stack(image.aminmax())).all():
         raise ValueError("The reference has pixels that are NaN or infinite; check the node that made it.")
 
 
@@ -55,24 +56,31 @@ ROWS_AT_ONCE = 32
 """Target rows that `area_resize` makes in one go: a picture of any size takes little memory beside itself."""
 
 
-def _overlap(source: int, target: int, first: int = 0, last: int | None = None) -> tuple[torch.Tensor, slice]:
-    """How much of each source pixel lies in the boxes of the target pixels from `first` to `last`.
-
-    Returns:
-        Weights (last - first, n) that sum to 1 along n, and the n source pixels that they are for.
-    """
+def _shrinking_weights(source: int, targets: torch.Tensor, target: int) -> torch.Tensor:
+    """How much of each source pixel lies in the box of each of `targets`: (n, source), float64."""
     scale = source / target
-    edges = torch.arange(first, (target if last is None else last) + 1, dtype=torch.float64) * scale
-    start, stop = math.floor(edges[0]), min(math.ceil(edges[-1]), source)
-    pixels = torch.arange(start, stop, dtype=torch.float64)
-    low = torch.maximum(edges[:-1, None], pixels[None, :])
-    high = torch.minimum(edges[1:, None], pixels[None, :] + 1)
+    pixels = torch.arange(source, dtype=torch.float64)
+    low = torch.maximum((targets * scale)[:, None], pixels)
+    high = torch.minimum(((targets + 1) * scale)[:, None], pixels + 1)
     weights = (high - low).clamp(min=0)
-    return (weights / weights.sum(dim=1, keepdim=True)).float(), slice(start, stop)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _enlarging_weights(source: int, targets: torch.Tensor, target: int) -> torch.Tensor:
+    """OpenCV's rule where a side grows: each target pixel is one source pixel, or two that meet in it."""
+    zoom = target / source
+    first = (targets * (1 / zoom)).floor().long()
+    second_share = (targets + 1 - (first + 1) * zoom).float()
+    second_share = torch.where(second_share > 0, second_share - second_share.floor(), 0).double()
+    second_share[first >= source - 1] = 0
+    first = first.clamp(max=source - 1)
+    weights = torch.zeros(len(targets), source, dtype=torch.float64)
+    weights.scatter_(1, first[:, None], (1 - second_share)[:, None])
+    return weights.scatter_add_(1, (first + 1).clamp(max=source - 1)[:, None], second_share[:, None])
 
 
 def area_resize(image: torch.Tensor, height: int, width: int, keep: torch.Tensor | None = None) -> torch.Tensor:
-    """Resize (b, h, w, c) by exact box averaging, as OpenCV's INTER_AREA; enlarging spreads pixels likewise.
+    """Resize (b, h, w, c) as OpenCV's INTER_AREA does: exact box averages, and its own rule where a side grows.
 
     Args:
         image: (b, h, w, c); with `keep` c is 3.
@@ -80,14 +88,18 @@ def area_resize(image: torch.Tensor, height: int, width: int, keep: torch.Tensor
     """
     if image.shape[1:3] == (height, width):
         return image if keep is None else on_white(image, keep)
-    columns = _overlap(image.shape[2], width)[0].to(image.device)
+    grows = height > image.shape[1] or width > image.shape[2]
+    weights = _enlarging_weights if grows else _shrinking_weights
+    columns = weights(image.shape[2], torch.arange(width, dtype=torch.float64), width).to(image).float()
     resized = []
-    for first in range(0, height, ROWS_AT_ONCE):
-        rows, source = _overlap(image.shape[1], height, first, min(first + ROWS_AT_ONCE, height))
+    for targets in torch.arange(height, dtype=torch.float64).split(ROWS_AT_ONCE):
+        rows = weights(image.shape[1], targets, height)
+        used = rows.any(dim=0).nonzero()
+        source = slice(int(used[0]), int(used[-1]) + 1)
         strip = image[:, source].float()
         if keep is not None:
             strip = on_white(strip, keep[:, source])
-        strip = torch.einsum("th,bhwc->btwc", rows.to(image.device), strip)
+        strip = torch.einsum("th,bhwc->btwc", rows[:, source].to(strip), strip)
         resized.append(torch.einsum("vw,btwc->btvc", columns, strip))
     return torch.cat(resized, dim=1)
 
@@ -122,6 +134,6 @@ def fit_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
         mask = mask.unsqueeze(0)
     if mask.ndim != 3 or mask.shape[0] != 1 or min(mask.shape[1:]) < 1:
         raise ValueError(f"The mask must be one MASK of shape (1, height, width), got {tuple(mask.shape)}.")
-    if not torch.isfinite(mask).all():
+    if not torch.isfinite(torch.stack(mask.aminmax())).all():
         raise ValueError("The mask has values that are NaN or infinite; check the node that made it.")
     return area_resize(mask.unsqueeze(-1).float(), height, width).squeeze(-1).clamp(0, 1)
