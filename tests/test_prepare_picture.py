@@ -249,12 +249,11 @@ def peak_megabytes(make):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("task", ["subject", "identity", "style"])
-def test_a_12000_pixel_picture_takes_little_more_memory_than_itself(task):
+def test_a_12000_pixel_picture_takes_little_more_memory_than_itself():
     image = torch.zeros(1, 12000, 12000, 3)
     image[:, 3000:9000, 3000:9000, 0] = 1
     size = image.numel() * 4 / 2**20
-    megabytes, picture = peak_megabytes(lambda: prepared(image, task))
-    print(f"\n{task}: {megabytes:.0f} MB more than the picture's own {size:.0f} MB", end="")
+    megabytes, picture = peak_megabytes(lambda: prepared(image, "identity"))  # no face: all ways are gone
+    print(f"\n{megabytes:.0f} MB more than the picture's own {size:.0f} MB", end="")
     assert picture.pixels.shape == (1, 512, 512, 3)
     assert megabytes < 0.8 * size
