@@ -1,4 +1,4 @@
-"""The reference nodes: chains from folders, batches and the compact box, the style sentence, and what is made only once."""
+"""The reference nodes: chains from folders, batches and the compact box, the style sentence, and what is made once."""
 
 from pathlib import Path
 
