@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well pictures are prepared: masks against outlines drawn by hand, faces against the template, and a contact sheet.
+"""How well pictures are prepared: masks against outlines drawn by hand, faces against the template, a contact sheet.
 
     python3 scripts/host.py exec benchmarks/reference_preparation.py FOLDER...
 
@@ -175,7 +175,12 @@ def main(folders: list[Path]) -> None:
     here = REPO / "benchmarks"
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    lines = ["Measured by `reference_preparation.py`.", "", "## Masks: intersection over union with outlines drawn by hand", ""]
+    lines = [
+        "Measured by `reference_preparation.py`.",
+        "",
+        "## Masks: intersection over union with outlines drawn by hand",
+        "",
+    ]
     lines += mask_table(folders)
     photographs = [load(name, folders)[0].mul(255).round().byte().numpy() for name in FACES]
     both = {"photographs": alignment(photographs), "LFW, 25 px": alignment(lfw_faces())}

@@ -23,7 +23,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 REMOVERS = ("auto", "person", "grabcut")
 
 GRABCUT_SIDE = 256
-"""Long edge at which GrabCut runs: more finds more texture, not more subject (measured), and takes quadratically long."""
+"""Long edge at which GrabCut runs: more finds more texture, not more subject (measured), and takes far longer."""
 GRABCUT_INSET = 0.03
 """GrabCut holds the outermost part of each side, this wide, for background."""
 SURE = 0.8

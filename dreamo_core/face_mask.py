@@ -1,8 +1,8 @@
 """What of an aligned face DreamO sees: the face and its hair, on white.
 
 The reference implementation parses the crop with BiSeNet and whitens background, clothes, hat, ears, earrings, neck and
-necklace (labels 0, 16, 18, 7, 8, 9, 14, 15). Without its weights the face's outline comes from the mesh, the person from
-the person network, and hair is told from ears, neck and clothes by colour.
+necklace (labels 0, 16, 18, 7, 8, 9, 14, 15). Without its weights the face's outline comes from the mesh, the person
+from the person network, and hair is told from ears, neck and clothes by colour.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Faces in a photograph: found, measured by landmarks, and aligned to the template that DreamO's identities have.
 
 Detection and landmarks are MediaPipe's networks (Google, Apache-2.0: "BlazeFace", arXiv 1907.05047; "Real-time Facial
-Surface Geometry", arXiv 1907.06724), run by `graph_net` from the weights beside this file. The template and the warp are
-those of the reference implementation (facexlib): FFHQ at 512 × 512.
+Surface Geometry", arXiv 1907.06724), run by `graph_net` from the weights beside this file. The template and the warp
+are those of the reference implementation (facexlib): FFHQ at 512 × 512.
 
 Pictures here are numpy arrays (h, w, 3) in [0, 255], uint8, RGB; points are (x, y) in pixels.
 """
@@ -22,9 +22,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 FACE_SIZE = 512
 FFHQ_TEMPLATE = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
-"""Eye, eye, nose tip, mouth corner, mouth corner, left of the picture first, in a 512 × 512 crop (FFHQ, as facexlib)."""
+"""Eyes, nose tip, mouth corners, left of the picture first, in a 512 × 512 crop (FFHQ, as facexlib)."""
 
 MIN_DETECTION = 0.5
 """Detections surer than this are looked at by the landmark network, which has the last word."""
@@ -65,7 +71,7 @@ def _to_input(picture: np.ndarray, low: float) -> torch.Tensor:
 
 
 def _detect_in(picture: np.ndarray, net: GraphNet) -> np.ndarray:
-    """Detections (n, 7) of one look at the whole picture: x0, y0, x1, y1, the angle of the eyes in radians, score, 0."""
+    """Detections (n, 6) of one look at the whole picture: x0, y0, x1, y1, the angle of the eyes in radians, score."""
     height, width = picture.shape[:2]
     side = net.input_shape[1]
     scale = side / max(height, width)
@@ -146,7 +152,7 @@ def _look_closer(picture: np.ndarray, centre: np.ndarray, side: float, angle: fl
 
 
 def _measure(picture: np.ndarray, box: np.ndarray, net: GraphNet) -> Face | None:
-    """Landmarks of a detection, looked at twice: the second look is centred by the first. None where there is no face."""
+    """Landmarks of a detection, looked at twice, the second time centred by the first; None where no face is."""
     centre, side, angle = (box[:2] + box[2:4]) / 2, 1.5 * (box[2:4] - box[:2]).max(), box[4]
     for _ in range(2):
         mesh, presence = _look_closer(picture, centre, side, angle, net)
@@ -156,7 +162,9 @@ def _measure(picture: np.ndarray, box: np.ndarray, net: GraphNet) -> Face | None
         centre, side = (low + high) / 2, 1.5 * (high - low).max()
         across = mesh[list(EYES[1])].mean(0) - mesh[list(EYES[0])].mean(0)
         angle = np.arctan2(across[1], across[0])
-    points = np.stack([mesh[list(EYES[0])].mean(0), mesh[list(EYES[1])].mean(0), mesh[NOSE_TIP], *mesh[list(MOUTH_CORNERS)]])
+    points = np.stack(
+        [mesh[list(EYES[0])].mean(0), mesh[list(EYES[1])].mean(0), mesh[NOSE_TIP], *mesh[list(MOUTH_CORNERS)]]
+    )
     area = cv2.contourArea(mesh[list(OVAL)].astype(np.float32))
     return Face(points, mesh, float(area) ** 0.5, presence)
 
@@ -180,14 +188,16 @@ def find_faces(picture: np.ndarray) -> list[Face]:
 
 
 def align(picture: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The face upright in a 512 × 512 crop (uint8), as facexlib warps it, and the affine map (2, 3) that takes it there.
+    """The face upright in a 512 × 512 crop (uint8), as facexlib warps it, and the affine map (2, 3) that does it.
 
     Args:
         picture: (h, w, 3) uint8.
         points: (5, 2) as `FFHQ_TEMPLATE`.
     """
     affine = cv2.estimateAffinePartial2D(points, FFHQ_TEMPLATE, method=cv2.LMEDS)[0]
-    crop = cv2.warpAffine(picture, affine, (FACE_SIZE, FACE_SIZE), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
+    crop = cv2.warpAffine(
+        picture, affine, (FACE_SIZE, FACE_SIZE), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
+    )
     return crop, affine
 
 

@@ -31,7 +31,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def weight_files(folders: list[Path]) -> tuple[Path, Path] | None:
-    """The two weight files in the first of the folders that has them; None where a file or facexlib itself is missing."""
+    """The two weight files in the first folder that has them; None where a file or facexlib itself is missing."""
     if importlib.util.find_spec("facexlib") is None:
         return None
     for folder in folders:

@@ -72,7 +72,7 @@ def aligned_face(
         return None
     if number > len(faces):
         raise ValueError(
-            f"Face {number} was asked for, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found in this picture; "
+            f"Face {number} was asked for, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found in the picture; "
             "choose a smaller number (1 is the largest face)."
         )
     face = faces[number - 1]
@@ -88,4 +88,3 @@ def aligned_face(
 def _middle_is_in(face: Face, mask: np.ndarray) -> bool:
     x, y = face.points.mean(0).round().astype(int)
     return bool(mask[np.clip(y, 0, mask.shape[0] - 1), np.clip(x, 0, mask.shape[1] - 1)] > 0.5)
-

@@ -7,7 +7,6 @@ from ..dreamo_core.schedule import check_range
 from .preview import show
 from .types import DreamOReferencesType
 
-
 TASK_TOOLTIP = (
     "subject: an object, animal or character. identity: a face, aligned and cut out. try-on: a garment. "
     "style: the look of the whole picture, kept whole."
@@ -81,7 +80,7 @@ class DreamOReference(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "White where the subject is; the rest becomes white. For an identity it says which faces count. "
+                        "White where the subject is; the rest becomes white. For an identity: which faces count. "
                         "Load Image gives the opposite for a transparent picture (use Invert Mask)."
                     ),
                 ),

@@ -61,7 +61,10 @@ class DreamOReferences(io.ComfyNode):
             node_id="DreamOReferences",
             display_name="DreamO References",
             category="DreamO",
-            description="Up to three reference pictures in one box. For schedules, regions and faces by number, chain DreamO Reference.",
+            description=(
+                "Up to three reference pictures in one box. For schedules, regions and faces by number, chain DreamO "
+                "Reference."
+            ),
             inputs=inputs,
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -122,10 +125,8 @@ class DreamOReferenceBatch(io.ComfyNode):
         paths = pictures_in(files.input_folder(folder)) if folder.strip() else []
         count = len(paths) + (0 if images is None else images.shape[0])
         if count == 0:
-            raise ValueError(
-                f"There are no pictures: {f'the folder {folder!r} has none' if folder.strip() else 'no folder is named'} "
-                "and no batch is connected."
-            )
+            named = f"the folder {folder!r} has none" if folder.strip() else "no folder is named"
+            raise ValueError(f"There are no pictures: {named} and no batch is connected.")
         if count + len(references) > MAX_REFERENCES:
             raise ValueError(
                 f"DreamO takes at most {MAX_REFERENCES} references, and these are {count} pictures after a chain of "

@@ -118,7 +118,9 @@ def test_sixteen_bits(tmp_path):
 def test_grey_palette_and_transparency(tmp_path):
     grey = data.camera()[:30, :40]
     picture = saved(tmp_path, Image.fromarray(grey))
-    assert picture.shape == (1, 30, 40, 3) and np.array_equal(picture[0, :, :, 2].numpy(), grey.astype(np.float32) / 255)
+    assert picture.shape == (1, 30, 40, 3) and np.array_equal(
+        picture[0, :, :, 2].numpy(), grey.astype(np.float32) / 255
+    )
 
     rgba = np.random.default_rng(0).integers(0, 255, (9, 7, 4), dtype=np.uint8)
     assert np.array_equal(saved(tmp_path, Image.fromarray(rgba))[0].numpy(), rgba.astype(np.float32) / 255)
@@ -131,7 +133,9 @@ def test_grey_palette_and_transparency(tmp_path):
     picture = saved(tmp_path, palette, "a.gif", transparency=0)
     assert picture.shape[3] == 4
     assert picture[0, 0, 0, 3] == 0 and picture[0, 1, 1].tolist() == [0, 0, 1, 1]
-    assert saved(tmp_path, Image.new("LA", (3, 3), (128, 64)))[0, 0, 0].tolist() == pytest.approx([128 / 255] * 3 + [64 / 255])
+    assert saved(tmp_path, Image.new("LA", (3, 3), (128, 64)))[0, 0, 0].tolist() == pytest.approx(
+        [128 / 255] * 3 + [64 / 255]
+    )
 
 
 def test_one_pixel_and_twelve_thousand(tmp_path):

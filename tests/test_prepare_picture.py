@@ -92,7 +92,8 @@ def test_an_empty_mask_counts_as_none_and_is_mentioned():
 
 
 @pytest.mark.parametrize(
-    "image", [torch.full((1, 300, 200, 3), 0.5), torch.zeros(1, 1, 1, 3), torch.rand(1, 3, 400, 1), torch.rand(1, 8, 8, 3)]
+    "image",
+    [torch.full((1, 300, 200, 3), 0.5), torch.zeros(1, 1, 1, 3), torch.rand(1, 3, 400, 1), torch.rand(1, 8, 8, 3)],
 )
 def test_where_nothing_can_be_told_apart_the_picture_stays(image):
     picture = prepared(image)
@@ -138,7 +139,10 @@ def assert_aligned(picture, tolerance=4.0):
 
 @pytest.mark.parametrize(
     "image",
-    [lambda: as_image(data.astronaut()), *[lambda n=n: photograph(n) for n in ("glasses", "turned", "standing", "smiling")]],
+    [
+        lambda: as_image(data.astronaut()),
+        *[lambda n=n: photograph(n) for n in ("glasses", "turned", "standing", "smiling")],
+    ],
     ids=["astronaut", "glasses", "turned", "standing", "smiling"],
 )
 def test_identity_is_the_aligned_face_on_white(image):

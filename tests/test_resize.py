@@ -40,7 +40,9 @@ def test_whole_factors_equal_pillow():
     assert np.abs(ours(picture, 240, 320) - pillow).max() <= STEP
 
 
-@pytest.mark.parametrize("source", [(40, 60), (300, 200), (511, 511), (449, 570), (447, 590), (1, 1), (7, 300), (512, 505)])
+@pytest.mark.parametrize(
+    "source", [(40, 60), (300, 200), (511, 511), (449, 570), (447, 590), (1, 1), (7, 300), (512, 505)]
+)
 def test_enlarging_equals_opencv(source):
     picture = photograph(*source)
     height, width = reference_size(*source, 512)
