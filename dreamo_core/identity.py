@@ -72,7 +72,7 @@ def aligned_face(
         return None
     if number > len(faces):
         raise ValueError(
-            f"Face {number} was asked for, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found in the picture; "
+            f"Face {number} was asked for, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found here; "
             "choose a smaller number (1 is the largest face)."
         )
     face = faces[number - 1]
