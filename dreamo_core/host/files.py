@@ -23,7 +23,6 @@ def register_model_folder() -> None:
     paths, extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER]
     # Only safetensors: the host's default set would offer pickles too.
     folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, {*extensions, ".safetensors"})
-
     folder_paths.add_model_folder_path(FACEXLIB_FOLDER, str(Path(folder_paths.models_dir) / FACEXLIB_FOLDER))
 
 
