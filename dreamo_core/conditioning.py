@@ -7,18 +7,25 @@ from dataclasses import dataclass
 
 from .embeddings import Embeddings
 from .placeholders import PlaceholderPositions
-from .references import References
+from .positions import token_grid
+from .pruning import Foreground, foreground_of
+from .references import Reference, References
 from .schedule import in_range
 
 
 @dataclass(frozen=True)
 class ReferenceSetting:
-    """How one reference acts; the numbers are those of `references.Reference`."""
+    """How one reference acts; the numbers are those of `references.Reference`.
+
+    Attributes:
+        foreground: which of its tokens show the subject; None when the whole picture is meant.
+    """
 
     index: int
     strength: float = 1.0
     start_percent: float = 0.0
     end_percent: float = 1.0
+    foreground: Foreground | None = None
 
     def is_active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
         """Whether the reference takes part at this noise level."""
@@ -57,11 +64,16 @@ class ReferenceConditioning:
         return [n for n, setting in enumerate(self.settings) if setting.is_active(sigma, percent_to_sigma)]
 
 
+def setting_for(index: int, reference: Reference) -> ReferenceSetting:
+    """Describe one reference for the model patch, under its index row."""
+    keep = reference.picture.keep
+    foreground = None if keep is None else foreground_of(keep, token_grid(*reference.latent.shape[-2:]))
+    return ReferenceSetting(index, reference.strength, reference.start_percent, reference.end_percent, foreground)
+
+
 def conditioning_for(
     references: References, embeddings: Embeddings | None, placeholders: PlaceholderPositions | None = None
 ) -> ReferenceConditioning:
     """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
-    settings = tuple(
-        ReferenceSetting(i, r.strength, r.start_percent, r.end_percent) for i, r in enumerate(references, start=1)
-    )
+    settings = tuple(setting_for(i, r) for i, r in enumerate(references, start=1))
     return ReferenceConditioning(settings, embeddings, placeholders)

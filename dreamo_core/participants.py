@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .attention import log_strength
+from .constants import Constants
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Layout:
     Attributes:
         text: number of text tokens.
         image: number of tokens of the noisy image, which follow the text.
-        references: first and one-past-last key of each active reference.
+        references: first and one-past-last key of each active reference. Where a reference's own tokens did not run
+            and keys of an earlier step stand in for them, its span lies beyond the queries.
     """
 
     text: int
@@ -60,15 +62,20 @@ class Strength(Participant):
     changes. At strength 0 nobody would attend to it, which is the sequence without it.
     """
 
-    def __init__(self, strengths: Sequence[float]):
+    def __init__(self, strengths: Sequence[float], constants: Constants | None = None):
         self.strengths = tuple(strengths)
+        self._constants = constants or Constants()
 
     def needed(self) -> bool:
         return any(strength != 1.0 for strength in self.strengths)
 
     def query_bias(self, block, layout, q, k):
-        bias = torch.tensor([log_strength(s) for s in self.strengths], dtype=torch.float32, device=q.device)
-        bias = bias.repeat(1, q.shape[2], 1)
+        key = ("strength", self.strengths, layout.references, q.shape[2], q.device)
+        return self._constants.get(key, lambda: self._bias(layout, q.shape[2], q.device))
+
+    def _bias(self, layout: Layout, queries: int, device: torch.device) -> torch.Tensor:
+        bias = torch.tensor([log_strength(s) for s in self.strengths], dtype=torch.float32, device=device)
+        bias = bias.repeat(1, queries, 1)
         for i, (start, end) in enumerate(layout.references):
             bias[:, start:end, i] = 0
         return bias

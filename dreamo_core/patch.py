@@ -1,7 +1,7 @@
 """The model patch: one wrapper around the host's `apply_model` that reads what rides on the conditioning.
 
-It keeps nothing between calls. What a call needs is put into that call's own copy of `transformer_options`, so a
-conditioning without references, or a run that fails halfway, leaves nothing behind.
+It keeps nothing between calls but in the run's own `Run`. What a call needs is put into that call's own copy of
+`transformer_options`, so a conditioning without references, or a run that fails halfway, leaves nothing behind.
 
 `apply_model` rather than the diffusion model's forward is wrapped because the noise schedule is at hand there (for
 start and end percent) and because a compiled forward then never sees our keyword.
@@ -9,17 +9,32 @@ start and end percent) and because a compiled forward then never sees our keywor
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .conditioning import ReferenceConditioning
+from .conditioning import ReferenceConditioning, ReferenceSetting
+from .constants import Constants
 from .participants import Strength
-from .positions import diagonal_offsets, token_grid
+from .positions import Grid, diagonal_offsets, token_grid
+from .pruning import kept_tokens
+from .reuse import ReferenceCache, Reuse, plan
+from .run import RUN_KEY, Run
 from .sequence import PlacedReference, ReferenceSequence
+from .speed import EXACT, SPEED_KEY, SpeedSettings
 
 CONDITIONING_KEY = "dreamo_references"
 """Name of our entry in a conditioning's `model_conds`; it arrives as this keyword of `apply_model`."""
+
+
+def kept_of(setting: ReferenceSetting, grid: Grid, speed: SpeedSettings) -> tuple[int, ...] | None:
+    """Tokens of a reference that stay in the sequence, or None if all do."""
+    if not speed.prune or setting.foreground is None or setting.foreground.grid != grid:
+        return None
+    kept = kept_tokens(setting.foreground, speed.margin, speed.keep_ratio)
+    return None if len(kept) == grid[0] * grid[1] else kept
 
 
 def place_references(
@@ -28,15 +43,51 @@ def place_references(
     active: list[int],
     image_shape: torch.Size,
     patch: int,
+    speed: SpeedSettings = EXACT,
+    constants: Constants | None = None,
 ) -> tuple[int, list[PlacedReference]]:
     """Number of image tokens, and the active references with their places on the diagonal.
 
     A reference that is inactive in this call keeps its place, so the others do not jump when it comes or goes.
     """
+    constants = constants or Constants()
     image = token_grid(*image_shape[-2:], patch)
     grids = [token_grid(*latent.shape[-2:], patch) for latent in latents]
     offsets = diagonal_offsets(image, grids)
-    return image[0] * image[1], [PlacedReference(conditioning.settings[n], grids[n], offsets[n]) for n in active]
+    placed = []
+    for n in active:
+        key = ("kept tokens", conditioning.settings[n], grids[n], speed)
+        kept = constants.get(key, lambda key=key: kept_of(*key[1:]))
+        placed.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept))
+    return image[0] * image[1], placed
+
+
+def log_account(cache: ReferenceCache) -> None:
+    """Tell what reuse did in a run and what it held."""
+    if cache.calls:
+        where = "the computer's memory" if cache.settings.low_memory else "the device's memory"
+        logging.info(
+            f"DreamO: references ran in {cache.refreshes} of {cache.calls} model calls and were reused in the others; "
+            f"their keys and values took {cache.peak_bytes / 2**20:.0f} MiB of {where}."
+        )
+
+
+def plan_reuse(
+    sigma: float,
+    x: torch.Tensor,
+    active: list[int],
+    placed: list[PlacedReference],
+    options: dict[str, Any],
+    run: Run,
+    modulation: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+) -> Reuse | None:
+    """The call's part in keeping keys and values from step to step, or None where nothing is kept."""
+    speed: SpeedSettings = options.get(SPEED_KEY, EXACT)
+    if not speed.reuses:
+        return None
+    cache = run.part("reuse", lambda: ReferenceCache(speed, on_close=log_account))
+    signature = (tuple(active), tuple(placed), tuple(x.shape), x.dtype, x.device)
+    return plan(cache, options, sigma, signature, [r.tokens for r in placed], modulation)
 
 
 def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dict[str, Any]:
@@ -48,11 +99,13 @@ def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dic
     return options
 
 
-def make_apply_model_wrapper(choose_attention):
+def make_apply_model_wrapper(choose_attention, first_modulation, count_blocks):
     """The wrapper for the host's APPLY_MODEL hook.
 
     Args:
         choose_attention: maps the host's attention function to one that takes widened heads.
+        first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
+        count_blocks: number of blocks of the host's model.
     """
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -68,22 +121,38 @@ def make_apply_model_wrapper(choose_attention):
                 f"{len(conditioning.settings)} there; add references to the DreamO chain instead of using "
                 "ReferenceLatent on the same conditioning."
             )
-        model = executor.class_obj
-        active = conditioning.active(float(t.flatten()[0]), model.model_sampling.percent_to_sigma)
-        if active:
-            count, placed = place_references(conditioning, latents, active, x.shape, model.diffusion_model.patch_size)
-            options = transformer_options or {}
-            sequence = ReferenceSequence(
-                count,
-                placed,
-                conditioning.embeddings,
-                [Strength([reference.setting.strength for reference in placed])],
-                options.get("optimized_attention_override"),
-                choose_attention,
-            )
-            transformer_options = patched_options(options, sequence)
+        model, sigma = executor.class_obj, float(t.flatten()[0])
+        active = conditioning.active(sigma, model.model_sampling.percent_to_sigma)
+        if not active:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+        options = transformer_options or {}
+        # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
+        run = options.get(RUN_KEY) or Run()
+        constants = run.part("constants", Constants)
+        patch_size = model.diffusion_model.patch_size
+        speed = options.get(SPEED_KEY, EXACT)
+        count, placed = place_references(conditioning, latents, active, x.shape, patch_size, speed, constants)
+        reuse = plan_reuse(sigma, x, active, placed, options, run, lambda: first_modulation(model, t, **kwargs))
+        strength = Strength([reference.setting.strength for reference in placed], constants)
+        sequence = ReferenceSequence(
+            count,
+            placed,
+            conditioning.embeddings,
+            [strength] if reuse is None else [reuse, strength],
+            options.get("optimized_attention_override"),
+            choose_attention,
+            in_sequence=reuse is None or reuse.refresh,
+            constants=constants,
+            watch=None if reuse is None else reuse.watch,
+        )
+        if sequence.in_sequence:
             kwargs["ref_latents"] = [latents[n] for n in active]
             kwargs["ref_latents_method"] = method
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        options = patched_options(options, sequence)
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if reuse is not None:
+            reuse.done(count_blocks(model))
+        return out
 
     return apply_model

@@ -10,6 +10,7 @@ import torch
 
 from .attention import key_columns, low_rank_attention
 from .conditioning import ReferenceSetting
+from .constants import Constants
 from .embeddings import Embeddings
 from .participants import Block, Layout, Participant
 from .positions import Grid, reference_ids
@@ -17,15 +18,26 @@ from .positions import Grid, reference_ids
 
 @dataclass(frozen=True)
 class PlacedReference:
-    """A reference that takes part in this call, and where on the diagonal it sits."""
+    """A reference that takes part in this call, and where on the diagonal it sits.
+
+    Attributes:
+        kept: its tokens that stay in the sequence, counted row by row; None for all.
+    """
 
     setting: ReferenceSetting
     grid: Grid
     offset: Grid
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> int:
+        """Number of tokens that the host makes of it."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        """Number of its tokens in the sequence."""
+        return self.whole if self.kept is None else len(self.kept)
 
 
 @dataclass
@@ -33,8 +45,8 @@ class ReferenceSequence:
     """One call of the model: `[text, image, reference, reference…]`; lives as long as that call.
 
     The host appends the reference tokens to the image tokens itself. `post_input` then corrects and completes
-    them, and `attention_override` lets the participants act. The text length is never assumed: others may
-    prepend text.
+    them, drops tokens that are not kept, and `attention_override` lets the participants act. The text length is
+    never assumed: others may prepend text.
 
     Attributes:
         image_tokens: number of tokens of the noisy image.
@@ -43,6 +55,10 @@ class ReferenceSequence:
         participants: who takes part in the joint attention.
         previous_override: someone else's `optimized_attention_override`, called in place of attention.
         choose_attention: maps the host's attention function to one that takes widened heads.
+        in_sequence: whether the host was given the references. If not, keys and values of an earlier step stand in
+            for them, and only the noise task row is added.
+        constants: where what does not change between steps is kept.
+        watch: called with the reference tokens (b, l, c) as they enter the first block.
     """
 
     image_tokens: int
@@ -51,48 +67,91 @@ class ReferenceSequence:
     participants: Sequence[Participant] = ()
     previous_override: Callable[..., torch.Tensor] | None = None
     choose_attention: Callable[[Callable], Callable] = lambda attention: attention
+    in_sequence: bool = True
+    constants: Constants = field(default_factory=Constants)
+    watch: Callable[[torch.Tensor], None] | None = None
     _image_length: int = field(default=0, init=False)
 
     def needs_attention(self) -> bool:
         return any(participant.needed() for participant in self.participants)
 
     def spans(self) -> list[tuple[int, int]]:
-        """First and one-past-last token of each reference, counted from the first image token."""
+        """First and one-past-last token of each reference in the sequence, counted from the first image token."""
         spans, start = [], self.image_tokens
-        for reference in self.references:
+        for reference in self.references if self.in_sequence else ():
             spans.append((start, start + reference.tokens))
             start += reference.tokens
         return spans
 
+    @torch.compiler.disable
     def post_input(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A `post_input` patch: add the condition embeddings and set the diagonal positions.
+        """A `post_input` patch: drop tokens, add the condition embeddings and set the diagonal positions.
 
         Args:
             args: the host's dict with `img` (b, l, c), `img_ids` (b, l, axes), `txt` and `txt_ids`.
         """
         img, img_ids = args["img"], args["img_ids"]
-        end = self.spans()[-1][1]
-        if img.shape[1] < end:
+        present = tuple(self.references) if self.in_sequence else ()
+        first, whole = self.image_tokens, self.image_tokens + sum(r.whole for r in present)
+        if img.shape[1] < whole:
             raise ValueError(
-                f"The model has {img.shape[1]} image tokens where DreamO needs {end} (image and references); "
+                f"The model has {img.shape[1]} image tokens where DreamO needs {whole} (image and references); "
                 "another node has removed some."
             )
-        self._image_length = img.shape[1]
         out = dict(args)
+        if any(r.kept is not None for r in present):
+            key = ("kept", present, img.shape[1], img.device)
+            index = self.constants.get(key, lambda: self._kept_index(img.shape[1], img.device))
+            img = img.index_select(1, index)
+            self._correct_host_count(args, present)
+        end = first + sum(r.tokens for r in present)
         if self.embeddings is not None:
-            lengths = [(r.setting.index, r.tokens) for r in self.references]
-            # The noise row says "there are references"; it must fade with the strongest of them, or strength
-            # would jump at 0.
-            noise_scale = min(1.0, max(r.setting.strength for r in self.references))
-            rows = self.embeddings.rows_for(self.image_tokens, lengths, img, noise_scale)
+            rows = self._embedding_rows(present, img)
             # A new tensor: the caller may still hold the one it passed.
-            out["img"] = torch.cat((img[:, :end] + rows, img[:, end:]), dim=1) if end < img.shape[1] else img + rows
-        if img_ids is not None:
-            ids = [reference_ids(r.grid, r.offset, img_ids.shape[-1], img_ids.device) for r in self.references]
-            out["img_ids"] = img_ids.clone()
-            out["img_ids"][:, self.image_tokens : end] = torch.cat(ids).to(img_ids)
+            img = torch.cat((img[:, :end] + rows, img[:, end:]), dim=1) if end < img.shape[1] else img + rows
+        if img_ids is not None and present:
+            key = ("ids", present, img_ids.shape[-1], img_ids.device, img_ids.dtype)
+            ids = self.constants.get(key, lambda: torch.cat([self._ids(r, img_ids) for r in present]))
+            ids = ids.expand(img_ids.shape[0], -1, -1)
+            out["img_ids"] = torch.cat((img_ids[:, :first], ids, img_ids[:, whole:]), dim=1)
+        if self.watch is not None and present:
+            self.watch(img[:, first:end])
+        out["img"] = img
+        self._image_length = img.shape[1]
         return out
 
+    def _kept_index(self, length: int, device: torch.device) -> torch.Tensor:
+        """Which of the host's image tokens stay: the image, the kept of each reference, whatever follows them."""
+        parts, start = [torch.arange(self.image_tokens)], self.image_tokens
+        for reference in self.references:
+            kept = range(reference.whole) if reference.kept is None else reference.kept
+            parts.append(torch.tensor(kept) + start)
+            start += reference.whole
+        return torch.cat((*parts, torch.arange(start, length))).to(device)
+
+    @staticmethod
+    def _correct_host_count(args: dict[str, Any], present: Sequence[PlacedReference]) -> None:
+        """Newer hosts tell attention patches how many tokens each reference has; others' come after ours."""
+        options = args.get("transformer_options") or {}
+        counts = options.get("reference_image_num_tokens")
+        if counts:
+            options["reference_image_num_tokens"] = [r.tokens for r in present] + list(counts[len(present) :])
+
+    def _embedding_rows(self, present: tuple[PlacedReference, ...], img: torch.Tensor) -> torch.Tensor:
+        """What is added to image and reference tokens: (l, c)."""
+        lengths = tuple((r.setting.index, r.tokens) for r in present)
+        # The noise row says "there are references"; it must fade with the strongest of them, or strength
+        # would jump at 0.
+        noise_scale = min(1.0, max(r.setting.strength for r in self.references))
+        key = ("rows", self.embeddings, self.image_tokens, lengths, noise_scale, img.dtype, img.device)
+        return self.constants.get(key, lambda: self.embeddings.rows_for(self.image_tokens, lengths, img, noise_scale))
+
+    @staticmethod
+    def _ids(reference: PlacedReference, like: torch.Tensor) -> torch.Tensor:
+        ids = reference_ids(reference.grid, reference.offset, like.shape[-1], like.device).to(like)
+        return ids if reference.kept is None else ids[list(reference.kept)]
+
+    @torch.compiler.disable
     def attention_override(self, attention: Callable[..., torch.Tensor], q, k, v, heads, *args, **kwargs):
         """An `optimized_attention_override`: the joint attention, with everything the participants add to it."""
 
@@ -116,4 +175,6 @@ class ReferenceSequence:
         if not biases:
             return call(q, k, v)
         attention = self.choose_attention(attention)
-        return low_rank_attention(call, q, k, v, sum(biases), key_columns(k.shape[2], layout.references, k))
+        key = ("columns", k.shape[2], layout.references, k.dtype, k.device)
+        columns = self.constants.get(key, lambda: key_columns(k.shape[2], layout.references, k))
+        return low_rank_attention(call, q, k, v, sum(biases), columns)

@@ -8,6 +8,8 @@ from typing import Any
 import comfy.ldm.flux.model
 import comfy.ldm.modules.attention
 import comfy.model_base
+import torch
+from comfy.ldm.flux.layers import timestep_embedding
 from comfy.patcher_extension import WrappersMP
 
 from ..embeddings import Embeddings
@@ -25,7 +27,32 @@ def attention_with_wide_heads(attention: Callable) -> Callable:
     return attention
 
 
-_apply_model = make_apply_model_wrapper(attention_with_wide_heads)
+def first_modulation(
+    model: Any, sigma: torch.Tensor, y: torch.Tensor, guidance: torch.Tensor | None = None, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scale, shift) that the first block puts on normed image tokens at this noise level: (b, c) each, float32.
+
+    Args:
+        model: the host's BaseModel around a Flux.
+        sigma: (b,); y: (b, vec_in_dim) pooled text; guidance: (b,) or (1,).
+    """
+    flux = model.diffusion_model
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    embed = lambda value: timestep_embedding(value.float(), 256).to(device=sigma.device, dtype=dtype)  # noqa: E731
+    vec = flux.time_in(embed(model.model_sampling.timestep(sigma)))
+    if flux.params.guidance_embed and guidance is not None:
+        vec = vec + flux.guidance_in(embed(guidance.to(sigma.device)))
+    vec = vec + flux.vector_in(y[:, : flux.params.vec_in_dim].to(vec))
+    first, _ = flux.double_blocks[0].img_mod(vec)
+    return first.scale.flatten(1).float(), first.shift.flatten(1).float()
+
+
+def count_blocks(model: Any) -> int:
+    """Number of transformer blocks of the host's BaseModel around a Flux."""
+    return len(model.diffusion_model.double_blocks) + len(model.diffusion_model.single_blocks)
+
+
+_apply_model = make_apply_model_wrapper(attention_with_wide_heads, first_modulation, count_blocks)
 
 
 def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:
