@@ -14,6 +14,7 @@ from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
 from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
+from .speed import DreamOSpeed  # noqa: E402
 from .stack import DreamOModelStack  # noqa: E402
 from .style_prompt import DreamOStylePrompt  # noqa: E402
 from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
@@ -33,6 +34,7 @@ class DreamOExtension(ComfyExtension):
             DreamOLoadPicture,
             DreamOStylePrompt,
             DreamOApply,
+            DreamOSpeed,
             DreamOTrueCFGRange,
             DreamODemoModels,
             DreamODemoControlNet,
