@@ -18,6 +18,26 @@ NEVER = -1000.0
 _COLUMN_MULTIPLE = 8
 """Fused kernels want head sizes in steps of eight."""
 
+_WIDEST_HEAD = 256
+"""No fused kernel takes wider heads."""
+
+FORMS = ("auto", "low-rank", "dense")
+
+
+def chosen_form(form: str, dim: int, references: int) -> str:
+    """ "low-rank" or "dense": what `form`, one of `FORMS`, means for heads of size `dim`.
+
+    Low-rank keeps the kernel fused and needs no memory for a mask, so "auto" is dense only where its heads would be
+    wider than kernels take.
+    """
+    if form != "auto":
+        return form
+    return "low-rank" if dim + _extra_columns(references) <= _WIDEST_HEAD else "dense"
+
+
+def _extra_columns(references: int) -> int:
+    return -(-references // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+
 
 def log_strength(strength: float) -> float:
     """log(strength), with 0 mapped to `NEVER`; strength must be ≥ 0."""
@@ -59,7 +79,7 @@ def low_rank_attention(
         (b, l, heads · d)
     """
     batch, heads, length, dim = q.shape
-    extra = -(-query_bias.shape[-1] // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+    extra = _extra_columns(query_bias.shape[-1])
     padding = extra - query_bias.shape[-1]
     # The kernel will divide by √(d + extra); what q already had must end up divided by √d.
     wide_scale = math.sqrt(dim + extra)
@@ -75,3 +95,28 @@ def low_rank_attention(
 def dense_bias(query_bias: torch.Tensor, key_groups: torch.Tensor) -> torch.Tensor:
     """The same bias as an additive mask: (b or 1, 1, l, m)."""
     return (query_bias @ key_groups.to(query_bias).T).unsqueeze(1)
+
+
+def dense_attention(
+    attention: Callable[..., torch.Tensor],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    query_bias: torch.Tensor,
+    key_groups: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What `low_rank_attention` gives, through an additive mask: attention(q, k, v, mask).
+
+    Args:
+        mask: one that is there already, additive or boolean, and broadcasts to (b, heads, l, m).
+        Others as for `low_rank_attention`.
+    """
+    bias = dense_bias(query_bias, key_groups).to(q)
+    if mask is not None:
+        mask = mask[None] if mask.ndim == 2 else mask
+        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+        bias = bias + mask
+    return attention(q, k, v, bias)

@@ -26,6 +26,7 @@ class ReferenceSetting:
     start_percent: float = 0.0
     end_percent: float = 1.0
     foreground: Foreground | None = None
+    task: str = "subject"
 
     def is_active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
         """Whether the reference takes part at this noise level."""
@@ -68,7 +69,9 @@ def setting_for(index: int, reference: Reference) -> ReferenceSetting:
     """Describe one reference for the model patch, under its index row."""
     keep = reference.picture.keep
     foreground = None if keep is None else foreground_of(keep, token_grid(*reference.latent.shape[-2:]))
-    return ReferenceSetting(index, reference.strength, reference.start_percent, reference.end_percent, foreground)
+    return ReferenceSetting(
+        index, reference.strength, reference.start_percent, reference.end_percent, foreground, reference.task
+    )
 
 
 def conditioning_for(

@@ -54,6 +54,9 @@ class Participant:
         """Bias of each query towards each reference's keys, natural log: (b or 1, queries, references), or None."""
         return None
 
+    def finished(self) -> None:
+        """The model call is over and did not fail."""
+
 
 class Strength(Participant):
     """log(strength) for each reference, for all queries but its own.

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from .conditioning import ReferenceConditioning, ReferenceSetting
 from .constants import Constants
-from .participants import Strength
+from .participants import Participant, Strength
 from .positions import Grid, diagonal_offsets, token_grid
 from .pruning import kept_tokens
 from .reuse import ReferenceCache, Reuse, plan
+from .routing.participant import make_routing
+from .routing.regions import ROUTING_CONDITIONING_KEY, RoutingConditioning
+from .routing.settings import ROUTING_KEY
 from .run import RUN_KEY, Run
 from .sequence import PlacedReference, ReferenceSequence
 from .speed import EXACT, SPEED_KEY, SpeedSettings
@@ -99,22 +103,46 @@ def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dic
     return options
 
 
+def plain_references(latents: list[torch.Tensor], method: str | None) -> ReferenceConditioning | None:
+    """What stock nodes put on a conditioning (`uxo`, as UNO has it), as if `DreamOApply` had without embeddings."""
+    if method != "uxo" or not latents:
+        return None
+    return ReferenceConditioning(tuple(ReferenceSetting(i) for i in range(1, len(latents) + 1)))
+
+
+def announcer(run: Run) -> Callable[[str], None]:
+    """Says in the log, once a run, in which form the bias on references is added."""
+    said = run.part("announced", set)
+
+    def announce(form: str) -> None:
+        if form not in said:
+            said.add(form)
+            logging.info("DreamO: the bias on references is added in its %s form.", form)
+
+    return announce
+
+
 def make_apply_model_wrapper(choose_attention, first_modulation, count_blocks):
     """The wrapper for the host's APPLY_MODEL hook.
 
     Args:
-        choose_attention: maps the host's attention function to one that takes widened heads.
+        choose_attention: maps the host's attention function and the form of a bias to a function that takes it.
         first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
         count_blocks: number of blocks of the host's model.
     """
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         conditioning: ReferenceConditioning | None = kwargs.pop(CONDITIONING_KEY, None)
+        entry: RoutingConditioning | None = kwargs.pop(ROUTING_CONDITIONING_KEY, None)
+        options = transformer_options or {}
+        latents, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
+        if conditioning is None and (entry is not None or ROUTING_KEY in options):
+            conditioning = plain_references(latents, method)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        latents = kwargs.pop("ref_latents", None) or []
-        method = kwargs.pop("ref_latents_method", None)
+        kwargs.pop("ref_latents", None)
+        kwargs.pop("ref_latents_method", None)
         if len(latents) != len(conditioning.settings):
             raise ValueError(
                 f"This conditioning carries {len(latents)} reference latents but DreamO Apply put "
@@ -122,37 +150,57 @@ def make_apply_model_wrapper(choose_attention, first_modulation, count_blocks):
                 "ReferenceLatent on the same conditioning."
             )
         model, sigma = executor.class_obj, float(t.flatten()[0])
+        entry = entry or RoutingConditioning()
+        entry.check(len(conditioning.settings))
         active = conditioning.active(sigma, model.model_sampling.percent_to_sigma)
         if not active:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        options = transformer_options or {}
         # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
         run = options.get(RUN_KEY) or Run()
         constants = run.part("constants", Constants)
-        patch_size = model.diffusion_model.patch_size
+        flux = model.diffusion_model
         speed = options.get(SPEED_KEY, EXACT)
-        count, placed = place_references(conditioning, latents, active, x.shape, patch_size, speed, constants)
+        count, placed = place_references(conditioning, latents, active, x.shape, flux.patch_size, speed, constants)
         reuse = plan_reuse(sigma, x, active, placed, options, run, lambda: first_modulation(model, t, **kwargs))
-        strength = Strength([reference.setting.strength for reference in placed], constants)
+        settings = [reference.setting for reference in placed]
+        grid, depths = token_grid(*x.shape[-2:], flux.patch_size), (len(flux.double_blocks), len(flux.single_blocks))
+        entry = entry.named_by(conditioning.placeholders, len(conditioning.settings))
+        routing = make_routing(options, settings, entry, depths, grid, x.shape[0], c_crossattn.shape[1], x.device)
+        participants: list[Participant] = [Strength([setting.strength for setting in settings], constants)]
+        participants += [routing] if routing is not None else []
         sequence = ReferenceSequence(
             count,
             placed,
             conditioning.embeddings,
-            [strength] if reuse is None else [reuse, strength],
+            participants if reuse is None else [reuse, *participants],
             options.get("optimized_attention_override"),
             choose_attention,
             in_sequence=reuse is None or reuse.refresh,
             constants=constants,
             watch=None if reuse is None else reuse.watch,
+            form=options[ROUTING_KEY].form if ROUTING_KEY in options else "auto",
+            announce=announcer(run),
         )
-        if sequence.in_sequence:
-            kwargs["ref_latents"] = [latents[n] for n in active]
-            kwargs["ref_latents_method"] = method
-        options = patched_options(options, sequence)
-        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        with_references = {**kwargs, "ref_latents": [latents[n] for n in active], "ref_latents_method": method}
+
+        def call(sequence: ReferenceSequence) -> torch.Tensor:
+            arguments = with_references if sequence.references and sequence.in_sequence else kwargs
+            return executor(x, t, c_concat, c_crossattn, control, patched_options(options, sequence), **arguments)
+
+        wanted = routing.wants_pass() if routing is not None else None
+        # What is kept from step to step is none of these passes' business.
+        if wanted == "extra first pass":
+            call(replace(sequence, participants=participants, in_sequence=True, watch=None))
+        elif wanted == "pass without references":
+            call(replace(sequence, references=(), embeddings=None, participants=[routing], watch=None))
+        if wanted is not None:
+            routing.pass_done()
+        out = call(sequence)
         if reuse is not None:
             reuse.done(count_blocks(model))
+        for participant in participants:
+            participant.finished()
         return out
 
     return apply_model

@@ -15,9 +15,14 @@ T = TypeVar("T")
 
 
 class Run:
-    """Holds one object of each kind that takes part in this run."""
+    """Holds one object of each kind that takes part in this run.
 
-    def __init__(self) -> None:
+    Args:
+        latent_size: height and width of the whole latent, where it is known; a model call may see a part of it.
+    """
+
+    def __init__(self, latent_size: tuple[int, int] | None = None) -> None:
+        self.latent_size = latent_size
         self._parts: dict[str, Any] = {}
 
     def part(self, name: str, make: Callable[[], T]) -> T:
@@ -34,15 +39,15 @@ class Run:
         self._parts.clear()
 
 
-def outer_sample_wrapper(executor, *args, **kwargs):
+def outer_sample_wrapper(executor, noise, *args, **kwargs):
     """The wrapper for the host's OUTER_SAMPLE hook: gives the run its `Run`.
 
     The guider's model options are the host's own copy for this run, so what is put there ends with it.
     """
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
-    run = options[RUN_KEY] = Run()
+    run = options[RUN_KEY] = Run(tuple(noise.shape[-2:]))
     try:
-        return executor(*args, **kwargs)
+        return executor(noise, *args, **kwargs)
     finally:
         options.pop(RUN_KEY, None)
         run.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .attention import key_columns, low_rank_attention
+from .attention import chosen_form, dense_attention, key_columns, low_rank_attention
 from .conditioning import ReferenceSetting
 from .constants import Constants
 from .embeddings import Embeddings
@@ -54,11 +54,13 @@ class ReferenceSequence:
         embeddings: task and index tables, or None for plain references.
         participants: who takes part in the joint attention.
         previous_override: someone else's `optimized_attention_override`, called in place of attention.
-        choose_attention: maps the host's attention function to one that takes widened heads.
+        choose_attention: maps the host's attention function and the form of the bias to a function that takes it.
         in_sequence: whether the host was given the references. If not, keys and values of an earlier step stand in
             for them, and only the noise task row is added.
         constants: where what does not change between steps is kept.
         watch: called with the reference tokens (b, l, c) as they enter the first block.
+        form: of the bias, one of `attention.FORMS`.
+        announce: told the form that is used, at every use.
     """
 
     image_tokens: int
@@ -66,10 +68,12 @@ class ReferenceSequence:
     embeddings: Embeddings | None
     participants: Sequence[Participant] = ()
     previous_override: Callable[..., torch.Tensor] | None = None
-    choose_attention: Callable[[Callable], Callable] = lambda attention: attention
+    choose_attention: Callable[[Callable, str], Callable] = lambda attention, form: attention
     in_sequence: bool = True
     constants: Constants = field(default_factory=Constants)
     watch: Callable[[torch.Tensor], None] | None = None
+    form: str = "auto"
+    announce: Callable[[str], None] = lambda form: None
     _image_length: int = field(default=0, init=False)
 
     def needs_attention(self) -> bool:
@@ -155,10 +159,11 @@ class ReferenceSequence:
     def attention_override(self, attention: Callable[..., torch.Tensor], q, k, v, heads, *args, **kwargs):
         """An `optimized_attention_override`: the joint attention, with everything the participants add to it."""
 
-        def call(q, k, v):
+        def call(q, k, v, mask=None):
+            more = kwargs if mask is None else {**kwargs, "mask": mask}
             if self.previous_override is not None:
-                return self.previous_override(attention, q, k, v, heads, *args, **kwargs)
-            return attention(q, k, v, heads, *args, **kwargs)
+                return self.previous_override(attention, q, k, v, heads, *args, **more)
+            return attention(q, k, v, heads, *args, **more)
 
         text = q.shape[2] - self._image_length
         options = kwargs.get("transformer_options") or {}
@@ -174,7 +179,12 @@ class ReferenceSequence:
         biases = [bias for bias in biases if bias is not None]
         if not biases:
             return call(q, k, v)
-        attention = self.choose_attention(attention)
+        bias = sum(biases)
         key = ("columns", k.shape[2], layout.references, k.dtype, k.device)
         columns = self.constants.get(key, lambda: key_columns(k.shape[2], layout.references, k))
-        return low_rank_attention(call, q, k, v, sum(biases), columns)
+        form = chosen_form(self.form, q.shape[-1], bias.shape[-1])
+        self.announce(form)
+        attention = self.choose_attention(attention, form)
+        if form == "dense":
+            return dense_attention(call, q, k, v, bias, columns, kwargs.get("mask"))
+        return low_rank_attention(call, q, k, v, bias, columns)

@@ -14,6 +14,9 @@ from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
 from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
+from .region import DreamORegion, DreamORoutingWords  # noqa: E402
+from .routed_sampler import DreamORoutedSampler, DreamORoutingPreview  # noqa: E402
+from .routing import DreamORouting  # noqa: E402
 from .speed import DreamOSpeed  # noqa: E402
 from .stack import DreamOModelStack  # noqa: E402
 from .style_prompt import DreamOStylePrompt  # noqa: E402
@@ -36,6 +39,11 @@ class DreamOExtension(ComfyExtension):
             DreamOApply,
             DreamOSpeed,
             DreamOTrueCFGRange,
+            DreamORouting,
+            DreamORegion,
+            DreamORoutingWords,
+            DreamORoutedSampler,
+            DreamORoutingPreview,
             DreamODemoModels,
             DreamODemoControlNet,
         ]

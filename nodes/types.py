@@ -4,3 +4,4 @@ from comfy_api.latest import io
 
 DreamOModelType = io.Custom("DREAMO_MODEL")
 DreamOReferencesType = io.Custom("DREAMO_REFERENCES")
+DreamORoutingMapsType = io.Custom("DREAMO_ROUTING_MAPS")

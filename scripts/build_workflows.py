@@ -161,6 +161,70 @@ def two_subjects_placeholders(info: dict[str, Any]) -> dict[str, Any]:
     return graph.finish(latent, "two_subjects_placeholders")
 
 
+def routed_references(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# Routed references\nEach reference acts only where it belongs. The sampler finds the regions while it runs "
+        "and shows them in its preview; the second picture shows them over the result, the third step by step.\n\n"
+        "*DreamO Routing* sets how. Raise *gamma* for large subjects.",
+    )
+    for picture, task in (("dreamo_cat.png", "subject"), ("dreamo_coffee.png", "subject")):
+        graph.column()
+        graph.reference(picture, task=task)
+    graph.column()
+    positive, negative = graph.prompt("a cat beside a cup of coffee on a window sill, photo"), graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
+    graph.column()
+    (model,) = graph.add("DreamORouting", model=graph.model)
+    latent, masks, _, maps = graph.add(
+        "DreamORoutedSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=42,
+        references=graph.chain, dreamo_model=graph.dreamo,
+    )  # fmt: skip
+    graph.column()
+    (image,) = graph.add("VAEDecode", samples=latent, vae=graph.vae)
+    graph.add("SaveImage", images=image, filename_prefix="DreamO/routed_references")
+    graph.add("MaskPreview", title="One mask a reference", mask=masks)
+    graph.column()
+    _, steps = graph.add("DreamORoutingPreview", maps=maps, image=image)
+    graph.add("PreviewImage", title="Step by step", images=steps)
+    return graph.to_json()
+
+
+def regions_by_hand(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# Regions by hand\nThe cat acts in the left half, the cup in the right one, nothing in the upper quarter. "
+        "Replace the masks by painted ones (right click on an image, *Open in MaskEditor*): any size, soft edges, "
+        "several for one reference.\n\nAny sampler works, and no other node of ours is needed.",
+    )
+    for picture, task in (("dreamo_cat.png", "subject"), ("dreamo_coffee.png", "subject")):
+        graph.column()
+        graph.reference(picture, task=task)
+    graph.column()
+    positive, negative = graph.prompt("a cat and a cup of coffee on a window sill, photo"), graph.empty_negative()
+    graph.column()
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
+    (black,) = graph.add("SolidMask", value=0.0, width=768, height=768)
+    (half,) = graph.add("SolidMask", title="Half", value=1.0, width=384, height=768)
+    (sky,) = graph.add("SolidMask", title="Upper quarter", value=1.0, width=768, height=192)
+    graph.column()
+    masks = [
+        graph.add("MaskComposite", title=title, destination=black, source=part, x=x, y=0, operation="add")[0]
+        for title, part, x in (("Left", half, 0), ("Right", half, 384), ("Top", sky, 0))
+    ]
+    graph.column()
+    model, positive = graph.apply(positive)
+    for reference, mask in ((1, masks[0]), (2, masks[1]), (0, masks[2])):
+        title = f"Region of reference {reference}" if reference else "Background"
+        (positive,) = graph.add(
+            "DreamORegion", title=title, conditioning=positive, mask=mask, reference=reference, feather=32
+        )
+    graph.column()
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    return graph.finish(latent, "regions_by_hand")
+
+
 def controlnet_and_upscale(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
@@ -199,6 +263,8 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "three_references": three_references,
     "three_references_fast": three_references_fast,
     "two_subjects_placeholders": two_subjects_placeholders,
+    "routed_references": routed_references,
+    "regions_by_hand": regions_by_hand,
     "reference_controlnet_upscale": controlnet_and_upscale,
 }
 

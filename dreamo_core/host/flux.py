@@ -20,9 +20,13 @@ from ..run import outer_sample_wrapper
 WRAPPER_KEY = "dreamo"
 
 
-def attention_with_wide_heads(attention: Callable) -> Callable:
-    """The host's attention function, or its PyTorch one where that cannot take heads of any size."""
-    if "sage" in getattr(attention, "__name__", ""):
+def attention_for_bias(attention: Callable, form: str) -> Callable:
+    """The host's attention function, or its PyTorch one where that cannot take this form of a bias.
+
+    Sage attention takes neither other head sizes nor masks, flash attention no masks.
+    """
+    name = getattr(attention, "__name__", "")
+    if "sage" in name or ("flash" in name and form == "dense"):
         return comfy.ldm.modules.attention.attention_pytorch
     return attention
 
@@ -52,7 +56,7 @@ def count_blocks(model: Any) -> int:
     return len(model.diffusion_model.double_blocks) + len(model.diffusion_model.single_blocks)
 
 
-_apply_model = make_apply_model_wrapper(attention_with_wide_heads, first_modulation, count_blocks)
+_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, count_blocks)
 
 
 def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:

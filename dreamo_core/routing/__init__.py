@@ -1,0 +1,1 @@
+"""Routing: reference response maps are read while sampling and each reference is kept inside its own region."""

@@ -1,0 +1,93 @@
+"""Where in the image a reference, or a word, is answered: response maps, as matrix-vector products.
+
+No map ever needs a full attention matrix: averaging over a reference's queries first gives one vector a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..positions import Grid
+
+CELLS = 16
+"""Smoothing looks at most at CELLS × CELLS averaged patches of the image."""
+
+
+def response_maps(
+    q: torch.Tensor, k: torch.Tensor, image: tuple[int, int], references: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """M_i = mean over the tokens of reference i of Q_cond,i K_imgᵀ / √d, averaged over heads (DreamO, Eq. 2).
+
+    The mean over queries is taken first; the product is linear, so it is the same.
+
+    Args:
+        q, k: (b, heads, l, d), after RoPE.
+        image: first and one-past-last image token.
+        references: the same for each reference.
+
+    Returns:
+        (b, r, n) float32, in units of logits.
+    """
+    means = torch.stack([q[:, :, start:end].mean(2) for start, end in references], dim=2)
+    return _mean_logits(means, k[:, :, image[0] : image[1]])
+
+
+def word_maps(
+    q: torch.Tensor, k: torch.Tensor, image: tuple[int, int], text: int, words: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """How much more an image token looks at a word than at the prompt as a whole, averaged over heads.
+
+    The "real word" of RealCustom++ (arXiv 2408.09744, section on adaptive mask guidance) in a cheap form: there the
+    map is softmax(Q_img K_textᵀ) at the word's tokens; here the softmax's normaliser is replaced by the mean logit
+    over the text, so that again one vector a head suffices.
+
+    Args:
+        q, k: (b, heads, l, d), after RoPE.
+        image: first and one-past-last image token.
+        text: number of text tokens; they come first.
+        words: text positions of each word, none empty.
+
+    Returns:
+        (b, r, n) float32, in units of logits.
+    """
+    everything = k[:, :, :text].mean(2)
+    means = torch.stack([k[:, :, list(at)].mean(2) - everything for at in words], dim=2)
+    return _mean_logits(means, q[:, :, image[0] : image[1]])
+
+
+def _mean_logits(vectors: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean over heads of vectors · tokens / √d: (b, heads, r, d) and (b, heads, n, d) to (b, r, n) float32."""
+    return (vectors @ tokens.transpose(-1, -2)).float().mean(1) / math.sqrt(tokens.shape[-1])
+
+
+def _pooled_grid(grid: Grid) -> Grid:
+    return min(grid[0], CELLS), min(grid[1], CELLS)
+
+
+def pool(values: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Average (…, n, c) over patches of the token grid: (…, p, c), p ≤ CELLS²."""
+    lead, channels = values.shape[:-2], values.shape[-1]
+    planes = values.reshape(-1, *grid, channels).movedim(-1, 1)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(planes, _pooled_grid(grid))
+    return pooled.flatten(2).movedim(1, -1).reshape(*lead, -1, channels)
+
+
+def similarity(q: torch.Tensor, k: torch.Tensor, image: tuple[int, int], grid: Grid) -> torch.Tensor:
+    """Self-attention of image tokens towards averaged patches of the image, all heads taken as one.
+
+    The cheap form of the self-attention map in RealCustom++'s Eq. 14: n × p with p ≤ 256, from one block.
+
+    Args:
+        q, k: (b, heads, l, d).
+        image: first and one-past-last image token.
+        grid: rows and columns of the image tokens.
+
+    Returns:
+        (b, n, p) float32, rows sum to 1.
+    """
+    queries = q[:, :, image[0] : image[1]].transpose(1, 2).flatten(2)
+    keys = pool(k[:, :, image[0] : image[1]].transpose(1, 2).flatten(2), grid)
+    return ((queries @ keys.transpose(1, 2)).float() / math.sqrt(queries.shape[-1])).softmax(-1)
