@@ -16,6 +16,7 @@ from dreamo_routed.dreamo_core.conditioning import ReferenceSetting
 from dreamo_routed.dreamo_core.host import small_models
 from dreamo_routed.dreamo_core.host.flux import attention_for_bias
 from dreamo_routed.dreamo_core.host.routing import add_region, set_words, text_pieces, with_routing
+from dreamo_routed.dreamo_core.host.speed import with_speed
 from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt
 from dreamo_routed.dreamo_core.participants import Block, Layout
 from dreamo_routed.dreamo_core.placeholders import PlaceholderPositions
@@ -26,6 +27,7 @@ from dreamo_routed.dreamo_core.routing.regions import RoutingConditioning, make_
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
 from dreamo_routed.dreamo_core.routing.words import positions_of, words_for_references
 from dreamo_routed.dreamo_core.run import RUN_KEY, Run
+from dreamo_routed.dreamo_core.speed import SpeedSettings
 from dreamo_routed.nodes.region import DreamORegion, DreamORoutingWords
 from dreamo_routed.nodes.routed_sampler import DreamORoutedSampler, DreamORoutingPreview
 from dreamo_routed.nodes.routing import DreamORouting
@@ -489,6 +491,20 @@ def test_kept_keys_of_references_are_biased_and_nothing_is_read_from_them():
     assert bias.shape == (1, 103, 2) and (bias[:, :7] == 0).all() and (bias[:, 7:] < 0).any()
     second.finished()
     assert all(torch.equal(known[key][i], m) for key, maps in before.items() for i, m in maps.items())
+
+
+def test_regions_act_with_cheap_references(flux):
+    """With K/V reuse, refreshing every step is the same routing; in between, maps stay and regions go on acting."""
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(2))
+    model = routed(patched, masks_from="extra first pass")
+    plain = sample(model, positive, steps=4)
+    always = with_speed(model, SpeedSettings(refresh="every n steps", interval=1))
+    assert torch.equal(sample(always, positive, steps=4), plain)
+    recorder = Recorder()
+    seldom = with_speed(model, SpeedSettings(refresh="every n steps", interval=3))
+    assert not torch.equal(sample(watched(seldom, recorder), positive, steps=4), plain)
+    (steps,) = recorder.maps((128, 192)).prompts
+    assert all(step.influence.min() == 0 for step in steps)
 
 
 def test_influence_on_other_queries():
