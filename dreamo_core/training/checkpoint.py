@@ -1,0 +1,65 @@
+"""Checkpoints that are whole or absent: one safetensors file, flushed, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+NAME = "checkpoint.safetensors"
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, step: int) -> None:
+    """Trained parameters, optimizer state and place in the run; the file before it stays until this one is whole."""
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in trained(model).items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f"{NAME}.part"
+    save_file(tensors, scratch, {"stage": str(stage), "step": str(step)})
+    with open(scratch, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, folder / NAME)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Restore what `save_checkpoint` kept; returns stage and step, (0, 0) where there is no checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return 0, 0
+    try:
+        with safe_open(path, "pt") as file:
+            stage, step = int(file.metadata()["stage"]), int(file.metadata()["step"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this trainer ({error}); move it away.") from error
+    tensors = load_file(path)
+    parameters = trained(model)
+    stored = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    different = set(stored) ^ set(parameters) or {n for n in stored if stored[n].shape != parameters[n].shape}
+    if different:
+        raise ValueError(
+            f"{path} is of another model: {sorted(different)[0]} differs; change `output` or move the file away."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".", 2)
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return stage, step

@@ -1,0 +1,130 @@
+"""FLUX.1 weights between the host's layout (BFL keys) and diffusers'.
+
+Two things differ beside names: the host fuses query, key, value (and, in single blocks, the first MLP layer) into one
+matrix, and the final layer's modulation has shift before scale where diffusers has scale before shift.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+_PLAIN = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
+_SWAPPED = {"final_layer.adaLN_modulation.1": "norm_out.linear"}
+_DOUBLE = {
+    "img_mod.lin": "norm1.linear",
+    "txt_mod.lin": "norm1_context.linear",
+    "img_attn.proj": "attn.to_out.0",
+    "txt_attn.proj": "attn.to_add_out",
+    "img_mlp.0": "ff.net.0.proj",
+    "img_mlp.2": "ff.net.2",
+    "txt_mlp.0": "ff_context.net.0.proj",
+    "txt_mlp.2": "ff_context.net.2",
+}
+_DOUBLE_NORMS = {
+    "img_attn.norm.query_norm": "attn.norm_q",
+    "img_attn.norm.key_norm": "attn.norm_k",
+    "txt_attn.norm.query_norm": "attn.norm_added_q",
+    "txt_attn.norm.key_norm": "attn.norm_added_k",
+}
+_DOUBLE_FUSED = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+}
+_SINGLE = {"modulation.lin": "norm.linear", "linear2": "proj_out"}
+_SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
+_SINGLE_FUSED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
+
+
+def _blocks(state: State, pattern: str) -> int:
+    numbers = [int(match[1]) for key in state if (match := re.match(pattern, key))]
+    return max(numbers, default=-1) + 1
+
+
+def swap_halves(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
+def _pairs(double: int, single: int):
+    """(host module, diffusers modules, kind) for every module that has weights."""
+    for host, other in _PLAIN.items():
+        yield host, (other,), "plain"
+    for host, other in _SWAPPED.items():
+        yield host, (other,), "swapped"
+    for count, ours, theirs, plain, norms, fused in (
+        (double, "double_blocks", "transformer_blocks", _DOUBLE, _DOUBLE_NORMS, _DOUBLE_FUSED),
+        (single, "single_blocks", "single_transformer_blocks", _SINGLE, _SINGLE_NORMS, _SINGLE_FUSED),
+    ):
+        for n in range(count):
+            for host, other in plain.items():
+                yield f"{ours}.{n}.{host}", (f"{theirs}.{n}.{other}",), "plain"
+            for host, other in norms.items():
+                yield f"{ours}.{n}.{host}", (f"{theirs}.{n}.{other}",), "norm"
+            for host, others in fused.items():
+                yield f"{ours}.{n}.{host}", tuple(f"{theirs}.{n}.{other}" for other in others), "fused"
+
+
+def to_host(state: State) -> State:
+    """Diffusers' state dict of a FluxTransformer2DModel in the host's layout.
+
+    Raises:
+        ValueError: a key has no counterpart.
+    """
+    left = dict(state)
+    out: State = {}
+    double = _blocks(state, r"transformer_blocks\.(\d+)\.")
+    for host, others, kind in _pairs(double, _blocks(state, r"single_transformer_blocks\.(\d+)\.")):
+        for part in ("weight", "bias"):
+            tensors = [left.pop(f"{other}.{part}") for other in others if f"{other}.{part}" in left]
+            if not tensors:
+                continue
+            tensor = torch.cat(tensors) if kind == "fused" else tensors[0]
+            name = f"{host}.scale" if kind == "norm" else f"{host}.{part}"
+            out[name] = swap_halves(tensor) if kind == "swapped" else tensor
+    if left:
+        raise ValueError(f"Not weights of a FLUX.1 transformer in diffusers' layout: {sorted(left)[:3]} have no place.")
+    return out
+
+
+def to_diffusers(state: State) -> State:
+    """The host's layout as a state dict of diffusers' FluxTransformer2DModel.
+
+    A prefix such as `model.diffusion_model.` must be gone already.
+
+    Raises:
+        ValueError: a key has no counterpart.
+    """
+    left = dict(state)
+    out: State = {}
+    hidden = state["img_in.weight"].shape[0]
+    double = _blocks(state, r"double_blocks\.(\d+)\.")
+    for host, others, kind in _pairs(double, _blocks(state, r"single_blocks\.(\d+)\.")):
+        if kind == "norm":
+            if f"{host}.scale" in left:
+                out[f"{others[0]}.weight"] = left.pop(f"{host}.scale")
+            continue
+        for part in ("weight", "bias"):
+            tensor = left.pop(f"{host}.{part}", None)
+            if tensor is None:
+                continue
+            if kind == "fused":
+                sizes = [hidden] * 3 + ([len(tensor) - 3 * hidden] if len(others) == 4 else [])
+                out.update({f"{o}.{part}": piece for o, piece in zip(others, tensor.split(sizes), strict=True)})
+            else:
+                out[f"{others[0]}.{part}"] = swap_halves(tensor) if kind == "swapped" else tensor
+    if left:
+        raise ValueError(f"Not weights of a FLUX.1 transformer in the host's layout: {sorted(left)[:3]} have no place.")
+    return out

@@ -1,0 +1,83 @@
+"""Write the mini world's training pairs: pictures, masks and a manifest.
+
+    python -m minidreamo.build_data CACHE_DIR OUT_DIR [--samples 6000] [--seed 1]
+
+Tasks: `subject` (one reference), `pair`, `triple`, and `style` (the reference shows another subject of the same
+vendor). Only drawings that training may see occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import art, scenes
+
+SHARES = {"subject": 0.3, "pair": 0.42, "triple": 0.1, "style": 0.18}
+STYLE_START = "generate a same style image. "
+"""How the released model is told about a style reference."""
+
+
+def style_sample(world: art.Art, rng: np.random.Generator, pool: np.ndarray) -> tuple[scenes.Scene, scenes.Subject]:
+    """A scene, and another subject drawn by the same vendor."""
+    scene = scenes.random_scene(world, rng, pool, 1, styled=0)
+    subject = scene.subjects[0]
+    same = pool[(pool[:, 1] == subject.vendor) & (pool[:, 0] != subject.name)]
+    name = int(same[rng.integers(len(same)), 0])
+    return replace(scene, prompt=STYLE_START + scene.prompt), scenes.Subject(name, subject.vendor)
+
+
+def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int, int]) -> str:
+    """Draw sample `seed[1]`; returns its manifest line."""
+    rng = np.random.default_rng(seed)
+    name = f"{seed[1]:06d}"
+    task = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    if task == "style":
+        scene, reference = style_sample(world, rng, pool)
+        shown, masked, prompt = [reference], False, scene.text()
+    else:
+        scene = scenes.random_scene(world, rng, pool, ["subject", "pair", "triple"].index(task) + 1, styled=0.15)
+        shown, masked, prompt = list(scene.subjects), True, scene.text(placeholders=True)
+    picture, masks = scenes.draw(world, scene)
+    Image.fromarray(picture).save(folder / f"{name}.png")
+    entries = []
+    for number, subject in enumerate(shown):
+        entry = {"image": f"{name}-{number}.png"}
+        Image.fromarray(scenes.draw_reference(world, subject)).save(folder / entry["image"])
+        if masked:
+            entry["mask"] = f"{name}-{number}m.png"
+            Image.fromarray(masks[number]).save(folder / entry["mask"])
+        entries.append(entry)
+    return json.dumps({"target": f"{name}.png", "task": task, "prompt": prompt, "references": entries})
+
+
+def _range(arguments: tuple[Path, Path, int, int, int]) -> list[str]:
+    cache, folder, seed, start, stop = arguments
+    world = art.load(cache)
+    pool = np.argwhere(world.trained)
+    return [write_sample(folder, world, pool, (seed, n)) for n in range(start, stop)]
+
+
+def build(cache: Path, folder: Path, count: int, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [(cache, folder, seed, start, min(start + 500, count)) for start in range(0, count, 500)]
+    with ProcessPoolExecutor() as pool:
+        lines = [line for part in pool.map(_range, parts) for line in part]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(lines)} samples in {folder / 'train.jsonl'}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--samples", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    build(arguments.cache, arguments.out, arguments.samples, arguments.seed)

@@ -1,0 +1,167 @@
+"""Pictures, prompts and masks of the mini world, drawn from a seed.
+
+A picture is 96 × 96: 36 tokens of 16 × 16 pixels. A reference is 48 × 48 on white: 9 tokens. A subject covers about
+3 × 3 tokens, so up to four fit, and a person can still tell what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .art import VENDORS, Art
+
+SIDE = 96
+REFERENCE_SIDE = 48
+SUBJECT_SIDE = 46
+STYLES = tuple(VENDORS)
+
+COLOURS = {
+    "white": (245, 245, 245), "grey": (150, 150, 150), "black": (35, 35, 35), "red": (205, 60, 55),
+    "orange": (240, 150, 50), "yellow": (245, 220, 90), "green": (90, 170, 90), "teal": (60, 165, 165),
+    "blue": (75, 120, 210), "purple": (140, 90, 180), "pink": (240, 165, 195), "brown": (135, 95, 65),
+}  # fmt: skip
+GROUNDS = ("plain", "gradient", "striped", "dotted")
+
+# Centres of the places in pixels: (x, y).
+SINGLE_PLACES = {
+    "": (48, 48), "on the left": (25, 48), "on the right": (71, 48), "at the top": (48, 25), "at the bottom": (48, 71)
+}  # fmt: skip
+PAIR_PLACES = {"left of": ((25, 48), (71, 48)), "above": ((48, 25), (48, 71))}
+TRIPLE_PLACES = ((48, 25), (25, 71), (71, 71))
+"""First above, then left and right below."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One drawing: row and column of the art, and where it stands."""
+
+    name: int
+    vendor: int
+    centre: tuple[int, int] = (48, 48)
+    mirrored: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture as a description; `draw` makes the pixels.
+
+    Attributes:
+        subjects: in the order in which the prompt names them.
+        colour, ground: of the background, words of `COLOURS` and `GROUNDS`.
+        prompt: without placeholders. `{0}`, `{1}` … stand right after a subject's name.
+    """
+
+    subjects: tuple[Subject, ...]
+    colour: str
+    ground: str
+    prompt: str
+    seed: int
+    placeholders: tuple[str, ...] = field(default=())
+
+    def text(self, placeholders: bool = False) -> str:
+        """The prompt, with ` from [ref#1]` and so on after the names if asked for."""
+        marks = [f" from [ref#{n + 1}]" if placeholders else "" for n in range(len(self.subjects))]
+        return self.prompt.format(*marks)
+
+
+def background(colour: str, ground: str, rng: np.random.Generator) -> np.ndarray:
+    """(SIDE, SIDE, 3) floats, 0 to 255."""
+    base = np.array(COLOURS[colour], float) + rng.normal(0, 6, 3)
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)
+    if ground == "plain":
+        shade = np.zeros_like(x)
+    elif ground == "gradient":
+        shade = 90 * ramp
+    elif ground == "striped":
+        shade = 18 * np.sign(np.sin(2 * np.pi * ramp * 5))
+    else:
+        shade = 36.0 * (((x * 8 % 1 - 0.5) ** 2 + (y * 8 % 1 - 0.5) ** 2) < 0.06)
+    return np.clip(base + shade[..., None], 0, 255)
+
+
+def cutout(art: Art, subject: Subject, side: int) -> np.ndarray:
+    """(side, side, 4) floats, colours premultiplied, 0 to 255 and alpha 0 to 1."""
+    picture = Image.fromarray(art.cutouts[subject.name, subject.vendor])
+    if subject.mirrored:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # "RGBa" is premultiplied: resizing does not bleed the hidden colours of transparent pixels.
+    picture = np.asarray(picture.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), float)
+    return np.concatenate([picture[..., :3], picture[..., 3:] / 255], -1)
+
+
+def paste(canvas: np.ndarray, picture: np.ndarray, left: int, top: int) -> np.ndarray:
+    """Draw on `canvas` in place; returns the (h, w) alpha of what was drawn, cut at the borders."""
+    height, width = canvas.shape[:2]
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + picture.shape[0], height), min(left + picture.shape[1], width)
+    part = picture[y0 - top : y1 - top, x0 - left : x1 - left]
+    alpha = np.zeros((height, width))
+    alpha[y0:y1, x0:x1] = part[..., 3]
+    canvas[y0:y1, x0:x1] = canvas[y0:y1, x0:x1] * (1 - part[..., 3:]) + part[..., :3]
+    return alpha
+
+
+def draw(art: Art, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (SIDE, SIDE, 3) and the subjects' masks (n, SIDE, SIDE), both bytes."""
+    rng = np.random.default_rng(scene.seed)
+    canvas = background(scene.colour, scene.ground, rng)
+    masks = []
+    for subject in scene.subjects:
+        side = SUBJECT_SIDE + int(rng.integers(-2, 3))
+        x, y = (c - side // 2 + int(rng.integers(-1, 2)) for c in subject.centre)
+        masks.append(paste(canvas, cutout(art, subject, side), x, y))
+    return canvas.clip(0, 255).astype(np.uint8), (np.stack(masks) * 255).astype(np.uint8)
+
+
+def draw_reference(art: Art, subject: Subject, side: int = REFERENCE_SIDE) -> np.ndarray:
+    """The subject alone on white: (side, side, 3) bytes."""
+    canvas = np.full((side, side, 3), 255.0)
+    paste(canvas, cutout(art, subject, side - 2), 1, 1)
+    return canvas.clip(0, 255).astype(np.uint8)
+
+
+def article(name: str) -> str:
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def random_scene(art: Art, rng: np.random.Generator, pool: np.ndarray, count: int, styled: float = 0.5) -> Scene:
+    """A scene with `count` (1 to 3) different subjects.
+
+    Args:
+        pool: (n, 2) rows and columns of the art that may appear.
+        styled: share of prompts that name the style; only where all subjects have the same.
+    """
+    picks: list[tuple[int, int]] = []
+    while len(picks) < count:
+        name, vendor = map(int, pool[rng.integers(len(pool))])
+        if name not in [p[0] for p in picks]:
+            picks.append((name, vendor))
+    colour, ground = rng.choice(list(COLOURS)), rng.choice(GROUNDS, p=[0.4, 0.2, 0.2, 0.2])
+    words = [article(art.names[name]) + "{" + str(n) + "}" for n, (name, _) in enumerate(picks)]
+    if count == 1:
+        place = rng.choice(list(SINGLE_PLACES), p=[0.6, 0.1, 0.1, 0.1, 0.1])
+        centres = [SINGLE_PLACES[place]]
+        prompt = words[0] + (f" {place}" if place else "")
+    elif count == 2:
+        place = rng.choice(list(PAIR_PLACES))
+        centres = PAIR_PLACES[place]
+        prompt = f"{words[0]} {place} {words[1]}"
+    else:
+        centres = TRIPLE_PLACES
+        prompt = f"{words[0]} above {words[1]} and {words[2]}"
+    prompt += f", on {ground} {colour}"
+    if len({vendor for _, vendor in picks}) == 1 and rng.random() < styled:
+        prompt += f", {STYLES[picks[0][1]]} style"
+    subjects = tuple(Subject(n, v, c) for (n, v), c in zip(picks, centres, strict=True))
+    return Scene(subjects, str(colour), str(ground), prompt, int(rng.integers(2**31)))
+
+
+def to_pixels(pictures: np.ndarray) -> torch.Tensor:
+    """(n, h, w, 3) bytes to (n, 3, h, w) floats in −1 to 1."""
+    return torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1

@@ -1,0 +1,219 @@
+"""Train the mini world's text-to-image base: a small FLUX.1 with its T5 and CLIP-L, from nothing.
+
+    python -m minidreamo.train_base CACHE_DIR WEIGHTS_DIR WORK_DIR TOKENIZERS [--minutes 40]
+
+TOKENIZERS is the folder that holds `t5_tokenizer` and `sd1_tokenizer` (ComfyUI's comfy/text_encoders and comfy).
+Stops after the given minutes of training in all; started again, it goes on from WORK_DIR/base.safetensors. Writes
+flux.safetensors (the host's layout), t5.safetensors and clip.safetensors to WEIGHTS_DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast, T5Config, T5EncoderModel
+
+from dreamo_core.block_autoencoder import SCALE, SHIFT
+from dreamo_core.training import flow, weight_map
+from dreamo_core.training.text import T5Prompts
+
+from . import art, scenes
+from .train_autoencoder import load as load_autoencoder
+
+T5_CONFIG = {
+    "vocab_size": 32128, "d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2,
+    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
+}  # fmt: skip
+CLIP_CONFIG = {
+    "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+    "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407, "attention_dropout": 0.0,
+}  # fmt: skip
+FLUX_CONFIG = {
+    "patch_size": 1, "in_channels": 64, "num_layers": 2, "num_single_layers": 6, "attention_head_dim": 48,
+    "num_attention_heads": 4, "joint_attention_dim": 64, "pooled_projection_dim": 32, "guidance_embeds": True,
+    "axes_dims_rope": (8, 20, 20),
+}  # fmt: skip
+TEXT_TOKENS = 24
+"""Prompts are padded to this; longer ones stay longer."""
+BATCH = 16
+COMMON = 96
+"""Subjects that make up most of the training; the others share the rest."""
+
+
+class Scenes:
+    """Endless batches of training scenes, the n-th always the same."""
+
+    def __init__(self, world: art.Art, weights: Path, tokenizers: Path, seed: int):
+        self.world, self.seed = world, seed
+        everything = np.argwhere(world.trained)
+        common = np.random.default_rng(seed).permutation(np.unique(everything[:, 0]))[:COMMON]
+        # Most subjects are seen too rarely for a base this small to learn by name; some must be.
+        self.pools = (everything, everything[np.isin(everything[:, 0], common)])
+        self.autoencoder = load_autoencoder(weights / "autoencoder.safetensors")
+        self.t5 = T5Prompts(tokenizers / "text_encoders" / "t5_tokenizer", T5_CONFIG["vocab_size"], TEXT_TOKENS)
+        self.clip = CLIPTokenizerFast.from_pretrained(tokenizers / "sd1_tokenizer")
+
+    def batch(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents as the transformer sees them, T5 ids and CLIP ids."""
+        rng = np.random.default_rng((self.seed, number))
+        pictures, texts = [], []
+        for _ in range(size):
+            pool = self.pools[int(rng.random() < 0.7)]
+            scene = scenes.random_scene(self.world, rng, pool, int(rng.choice([1, 2, 3], p=[0.65, 0.3, 0.05])))
+            pictures.append(scenes.draw(self.world, scene)[0])
+            # A tenth learns without text, so that true classifier-free guidance works.
+            texts.append(scene.text() if rng.random() > 0.1 else "")
+        with torch.no_grad():
+            latents = (self.autoencoder.encode(scenes.to_pixels(np.stack(pictures))) - SHIFT) * SCALE
+        ids = [self.t5(text).ids for text in texts]
+        longest = max(map(len, ids))
+        t5 = torch.tensor([row + (0,) * (longest - len(row)) for row in ids])
+        return latents, t5, self.clip(texts, padding=True, truncation=True, return_tensors="pt")["input_ids"]
+
+
+def build(seed: int) -> nn.ModuleDict:
+    torch.manual_seed(seed)
+    model = nn.ModuleDict(
+        {
+            "flux": FluxTransformer2DModel(**FLUX_CONFIG),
+            "t5": T5EncoderModel(T5Config(**T5_CONFIG)),
+            "clip": CLIPTextModel(CLIPTextConfig(**CLIP_CONFIG)),
+        }
+    )
+    # Every block starts as the identity (Peebles and Xie 2023, adaLN-Zero).
+    for name, module in model["flux"].named_modules():
+        if name.endswith(("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear", "proj_out")):
+            if name.startswith("single") and name.endswith("proj_out"):
+                continue
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return model
+
+
+def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: torch.Tensor, clip: torch.Tensor):
+    """Velocity of (b, 16, h, w) latents."""
+    height, width = noisy.shape[-2:]
+    text = model["t5"](input_ids=t5).last_hidden_state
+    pooled = model["clip"](input_ids=clip).pooler_output
+    out = model["flux"](
+        hidden_states=flow.pack(noisy),
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
+        timestep=times,
+        guidance=1 + 4 * torch.rand(len(noisy)),
+        img_ids=flow.token_ids(height // 2, width // 2),
+        txt_ids=torch.zeros(t5.shape[1], 3),
+    ).sample
+    return flow.unpack(out, height, width)
+
+
+def save_state(path: Path, model, average, optimizer, spent: float, step: int, generator: torch.Generator) -> None:
+    """Everything needed to go on, in one file that is complete or absent."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for n, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{n}.{k}": v for k, v in state.items()}
+    tensors |= {"generator": generator.get_state()}
+    # T5 has its table under two names.
+    tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
+    save_file(tensors, str(path) + ".part", {"spent": str(spent), "step": str(step)})
+    os.replace(str(path) + ".part", path)
+
+
+def load_state(path: Path, model, average, optimizer, generator: torch.Generator) -> tuple[float, int]:
+    with safe_open(path, "pt") as file:
+        spent, step = float(file.metadata()["spent"]), int(file.metadata()["step"])
+    tensors = load_file(path)
+
+    def part(prefix):
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    generator.set_state(tensors["generator"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return spent, step
+
+
+def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None:
+    def half(state):
+        return {key: value.detach().half().contiguous() for key, value in state.items()}
+
+    flux_config = {key: list(value) if isinstance(value, tuple) else value for key, value in FLUX_CONFIG.items()}
+    files = {
+        "flux": (weight_map.to_host(average["flux"].state_dict()), flux_config),
+        "t5": ({k: v for k, v in average["t5"].state_dict().items() if "embed_tokens" not in k}, T5_CONFIG),
+        "clip": ({k: v for k, v in average["clip"].state_dict().items() if "position_ids" not in k}, CLIP_CONFIG),
+    }
+    for name, (state, config) in files.items():
+        part = weights / f"{name}.part"
+        save_file(half(state), part, {**about, "config": json.dumps(config)})
+        os.replace(part, weights / f"{name}.safetensors")
+
+
+def train(cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: float, seed: int) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    data = Scenes(art.load(cache), weights, tokenizers, seed)
+    model = build(seed)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), 1.0, betas=(0.9, 0.98), weight_decay=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    state, spent, step = work / "base.safetensors", 0.0, 0
+    if state.exists():
+        spent, step = load_state(state, model, average, optimizer, generator)
+    limit, started, saved = 60 * minutes, time.time(), time.time()
+    smooth = None
+    while spent + (now := time.time() - started) < limit:
+        done = (spent + now) / limit
+        rate = 1e-3 * min(1, (step + 1) / 100) * max(0.02, min(1.0, 2.5 * (1 - done)))
+        optimizer.param_groups[0]["lr"] = rate
+        clean, t5, clip = data.batch(step, BATCH)
+        noise = torch.randn(clean.shape, generator=generator)
+        times = flow.sample_times(BATCH, generator, mean=0.3)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = predict(model, flow.interpolate(clean, noise, times), times, t5, clip)
+        loss = (out.float() - flow.velocity(clean, noise)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        decay = min(0.999, step / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if step % 100 == 0:
+            print(f"step {step} {spent + now:.0f}s loss {smooth:.4f} rate {rate:.1e}", flush=True)
+        if time.time() - saved > 90:
+            save_state(state, model, average, optimizer, spent + time.time() - started, step, generator)
+            saved = time.time()
+    spent += time.time() - started
+    save_state(state, model, average, optimizer, spent, step, generator)
+    export(average, weights, {"steps": str(step), "seconds": f"{spent:.0f}", "seed": str(seed), "batch": str(BATCH)})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("cache", "weights", "work", "tokenizers"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.cache, arguments.weights, arguments.work, arguments.tokenizers, arguments.minutes, arguments.seed)
