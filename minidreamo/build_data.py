@@ -20,6 +20,8 @@ from PIL import Image
 from . import art, scenes
 
 SHARES = {"subject": 0.3, "pair": 0.42, "triple": 0.1, "style": 0.18}
+LONGEST_PROMPT = 88
+"""Letters; keeps every prompt within 32 T5 tokens. Only some of the triples are drawn again for it."""
 STYLE_START = "generate a same style image. "
 """How the released model is told about a style reference."""
 
@@ -42,7 +44,10 @@ def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int
         scene, reference = style_sample(world, rng, pool)
         shown, masked, prompt = [reference], False, scene.text()
     else:
-        scene = scenes.random_scene(world, rng, pool, ["subject", "pair", "triple"].index(task) + 1, styled=0.15)
+        count = ["subject", "pair", "triple"].index(task) + 1
+        scene = scenes.random_scene(world, rng, pool, count, styled=0.15)
+        while len(scene.text(placeholders=True)) > LONGEST_PROMPT:
+            scene = scenes.random_scene(world, rng, pool, count, styled=0.15)
         shown, masked, prompt = list(scene.subjects), True, scene.text(placeholders=True)
     picture, masks = scenes.draw(world, scene)
     Image.fromarray(picture).save(folder / f"{name}.png")

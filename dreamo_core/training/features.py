@@ -101,6 +101,11 @@ def encode_sample(sample: Sample, encoders: Encoders) -> dict[str, torch.Tensor]
         out[f"mask{number}"] = token_mask(reference.mask) if reference.mask else torch.full((tokens,), torch.nan)
     plain = without_placeholders(sample.prompt)
     marked, unmarked = encoders.t5_prompts(sample.prompt), encoders.t5_prompts(plain)
+    if len(marked.ids) > encoders.t5_prompts.length:
+        raise ValueError(
+            f"The prompt {sample.prompt!r} has {len(marked.ids)} T5 tokens, more than the {encoders.t5_prompts.length} "
+            "of base.text_tokens; raise that or shorten the prompt."
+        )
     places = [marked.placeholders.get(n, -1) for n in range(len(sample.references))]
     ids = torch.tensor([unmarked.ids])
     out |= {
