@@ -6,7 +6,7 @@ A picture is 96 × 96: 36 tokens of 16 × 16 pixels. A reference is 48 × 48 on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,12 +26,15 @@ COLOURS = {
 }  # fmt: skip
 GROUNDS = ("plain", "gradient", "striped", "dotted")
 
-# Centres of the places in pixels: (x, y).
+# Centres of the places in pixels, (x, y). A subject's 48 × 48 box is three tokens wide and always begins at a token's
+# edge, as a reference does; MIDDLE stands for either of the two middles that this leaves.
+MIDDLE = (40, 56)
 SINGLE_PLACES = {
-    "": (48, 48), "on the left": (25, 48), "on the right": (71, 48), "at the top": (48, 25), "at the bottom": (48, 71)
+    "": (MIDDLE, MIDDLE), "on the left": (24, MIDDLE), "on the right": (72, MIDDLE), "at the top": (MIDDLE, 24),
+    "at the bottom": (MIDDLE, 72),
 }  # fmt: skip
-PAIR_PLACES = {"left of": ((25, 48), (71, 48)), "above": ((48, 25), (48, 71))}
-TRIPLE_PLACES = ((48, 25), (25, 71), (71, 71))
+PAIR_PLACES = {"left of": ((24, MIDDLE), (72, MIDDLE)), "above": ((MIDDLE, 24), (MIDDLE, 72))}
+TRIPLE_PLACES = ((MIDDLE, 24), (24, 72), (72, 72))
 """First above, then left and right below."""
 
 
@@ -41,7 +44,7 @@ class Subject:
 
     name: int
     vendor: int
-    centre: tuple[int, int] = (48, 48)
+    centre: tuple[int, int] = (40, 40)
     mirrored: bool = False
 
 
@@ -60,7 +63,6 @@ class Scene:
     ground: str
     prompt: str
     seed: int
-    placeholders: tuple[str, ...] = field(default=())
 
     def text(self, placeholders: bool = False) -> str:
         """The prompt, with ` from [ref#1]` and so on after the names if asked for."""
@@ -113,16 +115,16 @@ def draw(art: Art, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     canvas = background(scene.colour, scene.ground, rng)
     masks = []
     for subject in scene.subjects:
-        side = SUBJECT_SIDE + int(rng.integers(-2, 3))
-        x, y = (c - side // 2 + int(rng.integers(-1, 2)) for c in subject.centre)
-        masks.append(paste(canvas, cutout(art, subject, side), x, y))
+        x, y = (c - SUBJECT_SIDE // 2 for c in subject.centre)
+        masks.append(paste(canvas, cutout(art, subject, SUBJECT_SIDE), x, y))
     return canvas.clip(0, 255).astype(np.uint8), (np.stack(masks) * 255).astype(np.uint8)
 
 
-def draw_reference(art: Art, subject: Subject, side: int = REFERENCE_SIDE) -> np.ndarray:
-    """The subject alone on white: (side, side, 3) bytes."""
-    canvas = np.full((side, side, 3), 255.0)
-    paste(canvas, cutout(art, subject, side - 2), 1, 1)
+def draw_reference(art: Art, subject: Subject) -> np.ndarray:
+    """The subject alone on white: (REFERENCE_SIDE, REFERENCE_SIDE, 3) bytes."""
+    canvas = np.full((REFERENCE_SIDE, REFERENCE_SIDE, 3), 255.0)
+    margin = (REFERENCE_SIDE - SUBJECT_SIDE) // 2
+    paste(canvas, cutout(art, subject, SUBJECT_SIDE), margin, margin)
     return canvas.clip(0, 255).astype(np.uint8)
 
 
@@ -158,7 +160,9 @@ def random_scene(art: Art, rng: np.random.Generator, pool: np.ndarray, count: in
     prompt += f", on {ground} {colour}"
     if len({vendor for _, vendor in picks}) == 1 and rng.random() < styled:
         prompt += f", {STYLES[picks[0][1]]} style"
-    subjects = tuple(Subject(n, v, c) for (n, v), c in zip(picks, centres, strict=True))
+    middle = int(rng.choice(MIDDLE)), int(rng.choice(MIDDLE))
+    placed = [tuple(m if c is MIDDLE else c for c, m in zip(centre, middle, strict=True)) for centre in centres]
+    subjects = tuple(Subject(n, v, c) for (n, v), c in zip(picks, placed, strict=True))
     return Scene(subjects, str(colour), str(ground), prompt, int(rng.integers(2**31)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import typing
@@ -21,7 +22,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Base:
-    """The frozen models. Paths are relative to the config.
+    """The frozen models. Paths are relative to the config and may hold `~` and `$VARIABLES`.
 
     Attributes:
         transformer: a safetensors file in the host's layout, or a folder of diffusers'.
@@ -77,6 +78,8 @@ class Stage:
     Attributes:
         manifest: of its data.
         mixture: weight of each task; tasks that are not named are not used.
+        warm_up: steps until the learning rate is reached; decay: share of the steps over which it falls to 0.
+        clip: largest norm of the gradient, 0 for any.
         reference_token_drop: share of each reference's tokens that is left out.
     """
 
@@ -88,6 +91,7 @@ class Stage:
     learning_rate: float = 4e-5
     warm_up: int = 0
     decay: float = 0.0
+    clip: float = 0.0
     reference_token_drop: float = 0.0
 
 
@@ -119,7 +123,10 @@ def _convert(value: Any, kind: Any, where: str, folder: Path) -> Any:
             raise ConfigError(f"{where}: expected a table of numbers, got {value!r}.")
         return {key: _convert(item, inner[1], f"{where}.{key}", folder) for key, item in value.items()}
     if kind is Path and isinstance(value, str):
-        return folder / Path(value).expanduser()
+        path = os.path.expanduser(os.path.expandvars(value))
+        if "$" in path:
+            raise ConfigError(f"{where}: {value} names an environment variable that is not set.")
+        return folder / path
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:

@@ -164,7 +164,8 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
         with accelerator.main_process_first():
             stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say if main else _silent)
     model = build_model(run, encoders.t5.config.d_model)
-    optimizer = torch.optim.Adam(list(trained(model).values()), lr=0.0)
+    learned = list(trained(model).values())
+    optimizer = torch.optim.Adam(learned, lr=0.0)
     # Before `prepare`: DDP then sends the restored parameters to every process.
     first_stage, first_step = load_checkpoint(run.output, model, optimizer)
     if first_stage or first_step:
@@ -189,6 +190,8 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
             with accelerator.autocast():
                 loss, parts = objective(move(batches[step], accelerator.device), world)
             accelerator.backward(loss)
+            if stage.clip:
+                accelerator.clip_grad_norm_(learned, stage.clip)
             optimizer.step()
             if (step + 1) % run.log_every == 0:
                 values = accelerator.reduce(torch.stack([loss.detach(), *parts.values()]), "mean").tolist()
