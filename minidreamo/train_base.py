@@ -150,6 +150,12 @@ def load_state(path: Path, model, average, optimizer, generator: torch.Generator
     return spent, step
 
 
+def clip_state(clip: CLIPTextModel) -> dict[str, torch.Tensor]:
+    """CLIP's weights under the names of its released files, whatever transformers calls them now."""
+    prefix = "text_model."
+    return {prefix + k.removeprefix(prefix): v for k, v in clip.state_dict().items() if "position_ids" not in k}
+
+
 def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None:
     def half(state):
         return {key: value.detach().half().contiguous() for key, value in state.items()}
@@ -158,7 +164,7 @@ def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None
     files = {
         "flux": (weight_map.to_host(average["flux"].state_dict()), flux_config),
         "t5": ({k: v for k, v in average["t5"].state_dict().items() if "embed_tokens" not in k}, T5_CONFIG),
-        "clip": ({k: v for k, v in average["clip"].state_dict().items() if "position_ids" not in k}, CLIP_CONFIG),
+        "clip": (clip_state(average["clip"]), CLIP_CONFIG),
     }
     for name, (state, config) in files.items():
         part = weights / f"{name}.part"

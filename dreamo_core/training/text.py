@@ -81,6 +81,9 @@ def _load(path: Path, config_class: type, model_class: type) -> nn.Module:
                 raise ValueError(f"{path} has no `config` in its metadata; give a transformers folder instead.")
             state = {key: file.get_tensor(key).float() for key in file.keys()}
         model = model_class(config_class(**json.loads(config)))
+        # CLIP's files say `text_model.`, as older transformers do and the host expects; newer transformers do not.
+        if not any(key.startswith("text_model.") for key in model.state_dict()):
+            state = {key.removeprefix("text_model."): value for key, value in state.items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
         missing = [key for key in missing if "embed_tokens" not in key]
         if missing or unexpected:

@@ -1,0 +1,60 @@
+"""The trained mini world in the host computes what it computed in training."""
+
+import numpy as np
+import pytest
+import torch
+from dreamo_routed.dreamo_core.host import mini_world
+from dreamo_routed.dreamo_core.training import flow
+from dreamo_routed.dreamo_core.training.model import load_transformer
+from dreamo_routed.dreamo_core.training.text import T5Prompts, clip_ids, load_clip, load_t5
+from training_world import COMFY
+from transformers import CLIPTokenizerFast
+
+WEIGHTS = mini_world.WEIGHTS
+PROMPT = "a fox left of a teapot, on plain green"
+
+
+@pytest.fixture(scope="module")
+def conditioning():
+    clip = mini_world.mini_text_encoders()
+    return clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
+
+
+def test_the_text_encoders_agree_with_transformers(conditioning):
+    text, pooled = conditioning
+    t5 = load_t5(WEIGHTS / "t5.safetensors")
+    tokens = T5Prompts(COMFY / "text_encoders" / "t5_tokenizer", t5.config.vocab_size, mini_world.TEXT_TOKENS)(PROMPT)
+    torch.testing.assert_close(text, t5(input_ids=torch.tensor([tokens.ids])).last_hidden_state, atol=1e-4, rtol=1e-4)
+    ids = clip_ids(CLIPTokenizerFast.from_pretrained(COMFY / "sd1_tokenizer"), [PROMPT])
+    expected = load_clip(WEIGHTS / "clip.safetensors")(input_ids=ids).pooler_output
+    torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_transformer_agrees_with_diffusers(conditioning):
+    text, pooled = conditioning
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, 16, 12, 12, generator=generator)
+    ours = mini_world.mini_flux().model.diffusion_model(
+        latent, torch.tensor([0.6]), text, pooled, guidance=torch.tensor([3.5])
+    )
+    theirs = load_transformer(WEIGHTS / "flux.safetensors")(
+        hidden_states=flow.pack(latent), encoder_hidden_states=text, pooled_projections=pooled,
+        timestep=torch.tensor([0.6]), guidance=torch.tensor([3.5]), img_ids=flow.token_ids(6, 6),
+        txt_ids=torch.zeros(text.shape[1], 3),
+    ).sample  # fmt: skip
+    torch.testing.assert_close(ours, flow.unpack(theirs, 12, 12), atol=1e-4, rtol=1e-4)
+
+
+def test_the_autoencoder_gives_a_picture_back():
+    """A drawing-like picture survives to 25 dB, and its latents have the spread FLUX.1's have."""
+    y, x = np.mgrid[0:96, 0:96]
+    picture = np.full((96, 96, 3), [0.3, 0.6, 0.4])
+    picture[(x - 40) ** 2 + (y - 48) ** 2 < 500] = [0.9, 0.5, 0.2]
+    pixels = torch.from_numpy(picture)[None].float()
+    vae = mini_world.MiniVae()
+    latent = vae.encode(pixels)
+    assert latent.shape == (1, 16, 12, 12)
+    back = vae.decode(latent)
+    assert back.shape == pixels.shape
+    assert -10 * torch.log10((back - pixels).square().mean()) > 25
+    assert 0.2 < float(((latent - 0.1159) * 0.3611).std()) < 2
