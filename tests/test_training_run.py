@@ -13,10 +13,14 @@ import pytest
 import torch
 import training_world
 from dreamo_routed.dreamo_core import embeddings as tables
+from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
+from dreamo_routed.dreamo_core.training import flow
 from dreamo_routed.dreamo_core.training.checkpoint import NAME, trained
 from dreamo_routed.dreamo_core.training.config import ConfigError, load_config
 from dreamo_routed.dreamo_core.training.engine import build_model, train
-from dreamo_routed.dreamo_core.training.export import load_released, released_tensors
+from dreamo_routed.dreamo_core.training.export import load_released, lora_layers
+from dreamo_routed.dreamo_core.training.model import load_transformer
+from peft import PeftModel
 from safetensors.torch import load_file
 
 REPO = Path(__file__).resolve().parent.parent
@@ -81,12 +85,29 @@ def test_the_file_has_the_released_layout_and_loads_back(world, straight):
     expected = {f"lora_unet_{lora}.{half}.weight" for lora in loras for half in ("down", "up")}
     assert set(written) == expected | {tables.TASK_KEY, tables.INDEX_KEY, tables.PLACEHOLDER_KEY}
     assert written["lora_unet_single_blocks_1_processor_qkv_lora.up.weight"].shape == (96, 4)
-    read = tables.read_embeddings(written, "dreamo.safetensors")
-    assert read.placeholders.shape == (10, 16)
+    read = load_dreamo_model(straight / "dreamo.safetensors")
+    assert not read.unused and read.embeddings.placeholders.shape == (10, 16)
     model = build_model(load_config(training_world.write_config(world, "straight")), 16)
     load_released(model, straight / "dreamo.safetensors")
-    again = released_tensors(model)
-    assert all(torch.equal(again[key], written[key]) for key in written)
+    for slot, layer in lora_layers(model).items():
+        assert torch.equal(layer.up, read.lora.layers[slot].up) and torch.equal(layer.down, read.lora.layers[slot].down)
+
+
+def test_the_peft_folder_changes_diffusers_as_training_did(world, straight):
+    """peft itself puts the folder on an unfused transformer; the prediction is the trained one's."""
+    config = load_config(training_world.write_config(world, "straight"))
+    model = build_model(config, 16)
+    load_released(model, straight / "dreamo.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    latent, text, pooled = (torch.randn(s, generator=generator) for s in ((1, 16, 4, 4), (1, 24, 16), (1, 16)))
+    ours = model(latent, torch.tensor([0.5]), text, pooled, torch.tensor([1.0])).velocity
+    adapted = PeftModel.from_pretrained(load_transformer(config.base.transformer), straight / "peft")
+    theirs = adapted(
+        hidden_states=flow.pack(latent), encoder_hidden_states=text, pooled_projections=pooled,
+        timestep=torch.tensor([0.5]), guidance=torch.tensor([1.0]), img_ids=flow.token_ids(2, 2),
+        txt_ids=torch.zeros(24, 3),
+    ).sample  # fmt: skip
+    torch.testing.assert_close(flow.unpack(theirs, 4, 4), ours, atol=1e-5, rtol=1e-4)
 
 
 def test_stopping_and_going_on_is_bit_exact(world, straight):

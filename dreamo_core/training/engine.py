@@ -17,7 +17,7 @@ from . import flow
 from .batches import Batch, Batches
 from .checkpoint import load_checkpoint, save_checkpoint, trained
 from .config import Run, Stage
-from .export import write_dreamo
+from .export import export
 from .features import Encoders, FeatureStore, file_identity, load_autoencoder
 from .losses import routing_errors, weighted_sum
 from .manifest import read_manifest
@@ -212,7 +212,7 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
         done += stage.steps
     path = run.output / "dreamo.safetensors"
     if main:
-        write_dreamo(model, path, {"seed": str(run.seed), "steps": str(done + (step + 1 if stopped else 0))})
+        export(model, run.output)
         log.close()
     accelerator.wait_for_everyone()
     return path

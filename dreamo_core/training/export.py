@@ -1,65 +1,77 @@
-"""What training leaves behind: a `dreamo.safetensors` in the released layout."""
+"""What training leaves behind: `dreamo.safetensors` in the released layout, and the same as a PEFT folder."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from ..embeddings import INDEX_KEY, PLACEHOLDER_KEY, TASK_KEY
+from ..checkpoint import load_dreamo_model, write_dreamo, write_peft_folder
+from ..embeddings import Embeddings
+from ..lora.layer import LoraLayer
+from ..lora.slots import Slot
 from .model import DreamOTransformer
 
-_RELEASED = {
-    ("transformer_blocks", "attn.to_qkv"): ("double", "qkv_lora1"),
-    ("transformer_blocks", "attn.to_added_qkv"): ("double", "qkv_lora2"),
-    ("transformer_blocks", "attn.to_out.0"): ("double", "proj_lora1"),
-    ("transformer_blocks", "attn.to_add_out"): ("double", "proj_lora2"),
-    ("single_transformer_blocks", "attn.to_qkv"): ("single", "qkv_lora"),
-    ("single_transformer_blocks", "proj_out"): ("single", "proj_lora"),
+_SLOTS = {
+    ("transformer_blocks", "attn.to_qkv"): "img_attn.qkv",
+    ("transformer_blocks", "attn.to_added_qkv"): "txt_attn.qkv",
+    ("transformer_blocks", "attn.to_out.0"): "img_attn.proj",
+    ("transformer_blocks", "attn.to_add_out"): "txt_attn.proj",
+    ("single_transformer_blocks", "attn.to_qkv"): "linear1",
+    ("single_transformer_blocks", "proj_out"): "linear2",
 }
-_KEY = re.compile(r"(\w+)\.(\d+)\.(.+)\.lora_(A|B)\.default\.weight")
+_KEY = re.compile(r"(\w+)\.(\d+)\.(.+)\.lora_A\.default\.weight")
 
 
-def _places(model: DreamOTransformer) -> dict[str, torch.nn.Parameter]:
-    """The trained parts by their released keys."""
-    tensors = {TASK_KEY: model.task, INDEX_KEY: model.index, PLACEHOLDER_KEY: model.placeholders}
-    for name, parameter in model.transformer.named_parameters():
-        match = _KEY.fullmatch(name)
-        if match:
-            kind, lora = _RELEASED[match[1], match[3]]
-            half = {"A": "down", "B": "up"}[match[4]]
-            tensors[f"lora_unet_{kind}_blocks_{match[2]}_processor_{lora}.{half}.weight"] = parameter
-    return tensors
+def lora_parameters(model: DreamOTransformer) -> dict[Slot, tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """`down` and `up` of every adapted layer, by the place the original model has for it."""
+    parameters = dict(model.transformer.named_parameters())
+    found = {}
+    for name, down in parameters.items():
+        if match := _KEY.fullmatch(name):
+            kind = "single_blocks" if match[1].startswith("single") else "double_blocks"
+            layer = _SLOTS[match[1], match[3]]
+            slot = Slot(f"{kind}.{match[2]}.{layer}", "qkv" if layer == "linear1" else "")
+            found[slot] = (down, parameters[name.replace("lora_A", "lora_B")])
+    return found
 
 
-def released_tensors(model: DreamOTransformer) -> dict[str, torch.Tensor]:
-    """Copies of the trained parts under the released keys."""
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in _places(model).items()}
+def lora_layers(model: DreamOTransformer) -> dict[Slot, LoraLayer]:
+    """The LoRA as the pack's own files know it; its scale is 1."""
+    return {
+        slot: LoraLayer(down.detach().cpu(), up.detach().cpu()) for slot, (down, up) in lora_parameters(model).items()
+    }
 
 
-def write_dreamo(model: DreamOTransformer, path: Path, about: dict[str, str], dtype=torch.float32) -> None:
-    """Write `dreamo.safetensors`; the file is replaced at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    save_file({key: tensor.to(dtype) for key, tensor in released_tensors(model).items()}, scratch, about)
-    os.replace(scratch, path)
+def export(model: DreamOTransformer, folder: Path) -> Path:
+    """Write `dreamo.safetensors` and `peft/`; each file is replaced at once or not at all. Returns the former."""
+    tables = Embeddings(*(t.detach().cpu() for t in (model.task, model.index, model.placeholders)))
+    layers = lora_layers(model)
+    write_dreamo(folder / "dreamo.safetensors", layers, tables)
+    if layers:
+        write_peft_folder(folder / "peft", layers, tables)
+    return folder / "dreamo.safetensors"
 
 
 @torch.no_grad()
 def load_released(model: DreamOTransformer, path: Path) -> None:
-    """Put a written `dreamo.safetensors` back into a model of the same rank.
+    """Put a `dreamo.safetensors` into a model of the same rank, to draw with it or to train on.
 
     Raises:
-        ValueError: keys or shapes differ.
+        ValueError: layers or shapes differ.
     """
-    stored = load_file(path)
-    places = _places(model)
-    if set(stored) != set(places):
-        raise ValueError(f"{path} does not fit the model: {sorted(set(stored) ^ set(places))[:3]} differ.")
-    for key, parameter in places.items():
-        if stored[key].shape != parameter.shape:
-            raise ValueError(f"{path}: {key} is {tuple(stored[key].shape)}, the model has {tuple(parameter.shape)}.")
-        parameter.copy_(stored[key])
+    stored = load_dreamo_model(path)
+    layers = stored.lora.layers if stored.lora else {}
+    own = lora_parameters(model)
+    if set(layers) != set(own):
+        raise ValueError(f"{path} does not fit the model: {sorted(map(str, set(layers) ^ set(own)))[:3]} differ.")
+    tables = stored.embeddings
+    pairs = [(model.task, tables.task), (model.index, tables.index), (model.placeholders, tables.placeholders)]
+    for slot, (down, up) in own.items():
+        pairs += [(down, layers[slot].down), (up, layers[slot].up)]
+    for parameter, value in pairs:
+        if value is None or parameter.shape != value.shape:
+            given = None if value is None else tuple(value.shape)
+            raise ValueError(f"{path} has {given} where the model has {tuple(parameter.shape)}.")
+        parameter.copy_(value)
