@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host import small_models
+from ..dreamo_core.host import mini_world, small_models
 
 SEED = io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")
 
@@ -10,18 +10,33 @@ class DreamODemoModels(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DreamODemoModels",
-            display_name="DreamO Demo Models (random weights)",
+            display_name="DreamO Demo Models",
             category="DreamO/demo",
             description=(
-                "Small stand-ins for FLUX.1, its text encoders and its VAE, made on the spot with random weights: "
-                "every graph runs in seconds without a download, and every picture is noise."
+                "Small stand-ins for FLUX.1, its text encoders and its VAE: every graph runs in seconds without a "
+                "download."
             ),
-            inputs=[SEED],
+            inputs=[
+                SEED,
+                io.Combo.Input(
+                    "weights",
+                    options=["random", "mini world"],
+                    default="random",
+                    optional=True,
+                    tooltip=(
+                        "random: made from the seed, every picture is noise. mini world: trained on emoji with this "
+                        "pack's own trainer, for pictures of 96 × 96 and references of 48 × 48; its "
+                        "DreamO file is minidreamo/weights/dreamo.safetensors."
+                    ),
+                ),
+            ],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
         )
 
     @classmethod
-    def execute(cls, seed) -> io.NodeOutput:
+    def execute(cls, seed, weights="random") -> io.NodeOutput:
+        if weights == "mini world":
+            return io.NodeOutput(mini_world.mini_flux(), mini_world.mini_text_encoders(), mini_world.MiniVae())
         flux = small_models.small_flux(seed, **small_models.DEMO_FLUX_CONFIG)
         return io.NodeOutput(flux, small_models.small_text_encoders(seed), small_models.small_vae(seed))
 

@@ -47,7 +47,7 @@ class DreamOReference(io.ComfyNode):
                 io.Int.Input(
                     "resolution",
                     default=512,
-                    min=64,
+                    min=48,
                     max=2048,
                     step=16,
                     tooltip="The reference is resized to about resolution² pixels. DreamO was trained at 512.",
