@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import time
@@ -51,11 +52,11 @@ COMMON = 96
 """Subjects that make up most of the training; the others share the rest."""
 
 
-class Scenes:
+class Scenes(torch.utils.data.Dataset):
     """Endless batches of training scenes, the n-th always the same."""
 
-    def __init__(self, world: art.Art, weights: Path, tokenizers: Path, seed: int):
-        self.world, self.seed = world, seed
+    def __init__(self, world: art.Art, weights: Path, tokenizers: Path, seed: int, size: int):
+        self.world, self.seed, self.size = world, seed, size
         everything = np.argwhere(world.trained)
         common = np.random.default_rng(seed).permutation(np.unique(everything[:, 0]))[:COMMON]
         # Most subjects are seen too rarely for a base this small to learn by name; some must be.
@@ -64,11 +65,11 @@ class Scenes:
         self.t5 = T5Prompts(tokenizers / "text_encoders" / "t5_tokenizer", T5_CONFIG["vocab_size"], TEXT_TOKENS)
         self.clip = CLIPTokenizerFast.from_pretrained(tokenizers / "sd1_tokenizer")
 
-    def batch(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents as the transformer sees them, T5 ids and CLIP ids."""
         rng = np.random.default_rng((self.seed, number))
         pictures, texts = [], []
-        for _ in range(size):
+        for _ in range(self.size):
             pool = self.pools[int(rng.random() < 0.7)]
             scene = scenes.random_scene(self.world, rng, pool, int(rng.choice([1, 2, 3], p=[0.65, 0.3, 0.05])))
             pictures.append(scenes.draw(self.world, scene)[0])
@@ -103,7 +104,7 @@ def build(seed: int) -> nn.ModuleDict:
 
 def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: torch.Tensor, clip: torch.Tensor):
     """Velocity of (b, 16, h, w) latents."""
-    height, width = noisy.shape[-2:]
+    (height, width), device = noisy.shape[-2:], noisy.device
     text = model["t5"](input_ids=t5).last_hidden_state
     pooled = model["clip"](input_ids=clip).pooler_output
     out = model["flux"](
@@ -111,9 +112,9 @@ def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: 
         encoder_hidden_states=text,
         pooled_projections=pooled,
         timestep=times,
-        guidance=1 + 4 * torch.rand(len(noisy)),
-        img_ids=flow.token_ids(height // 2, width // 2),
-        txt_ids=torch.zeros(t5.shape[1], 3),
+        guidance=1 + 4 * torch.rand(len(noisy), device=device),
+        img_ids=flow.token_ids(height // 2, width // 2).to(device),
+        txt_ids=torch.zeros(t5.shape[1], 3, device=device),
     ).sample
     return flow.unpack(out, height, width)
 
@@ -172,10 +173,13 @@ def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None
         os.replace(part, weights / f"{name}.safetensors")
 
 
-def train(cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: float, seed: int) -> None:
+def train(
+    cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: float, seed: int, size: int = BATCH,
+    device: str = "cpu", workers: int = 0,
+) -> None:  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
-    data = Scenes(art.load(cache), weights, tokenizers, seed)
-    model = build(seed)
+    data = Scenes(art.load(cache), weights, tokenizers, seed, size)
+    model = build(seed).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), 1.0, betas=(0.9, 0.98), weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -184,14 +188,19 @@ def train(cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: flo
         spent, step = load_state(state, model, average, optimizer, generator)
     limit, started, saved = 60 * minutes, time.time(), time.time()
     smooth = None
-    while spent + (now := time.time() - started) < limit:
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, sampler=itertools.count(step), num_workers=workers, pin_memory=device != "cpu"
+    )
+    for clean, t5, clip in loader:
+        if spent + (now := time.time() - started) >= limit:
+            break
+        clean, t5, clip = clean.to(device), t5.to(device), clip.to(device)
         done = (spent + now) / limit
         rate = 1e-3 * min(1, (step + 1) / 100) * max(0.02, min(1.0, 2.5 * (1 - done)))
         optimizer.param_groups[0]["lr"] = rate
-        clean, t5, clip = data.batch(step, BATCH)
-        noise = torch.randn(clean.shape, generator=generator)
-        times = flow.sample_times(BATCH, generator, mean=0.3)
-        with torch.autocast("cpu", torch.bfloat16):
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        times = flow.sample_times(size, generator, mean=0.3).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             out = predict(model, flow.interpolate(clean, noise, times), times, t5, clip)
         loss = (out.float() - flow.velocity(clean, noise)).square().mean()
         optimizer.zero_grad()
@@ -210,7 +219,7 @@ def train(cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: flo
             saved = time.time()
     spent += time.time() - started
     save_state(state, model, average, optimizer, spent, step, generator)
-    export(average, weights, {"steps": str(step), "seconds": f"{spent:.0f}", "seed": str(seed), "batch": str(BATCH)})
+    export(average, weights, {"steps": str(step), "seconds": f"{spent:.0f}", "seed": str(seed), "batch": str(size)})
 
 
 if __name__ == "__main__":
@@ -220,6 +229,12 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--device", default="cpu", help="cuda, with --batch 256 --workers 14 or so, does it properly")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.cache, arguments.weights, arguments.work, arguments.tokenizers, arguments.minutes, arguments.seed)
+    train(
+        arguments.cache, arguments.weights, arguments.work, arguments.tokenizers, arguments.minutes, arguments.seed,
+        arguments.batch, arguments.device, arguments.workers,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """The demo: the real server, the example graphs, real photographs as references, and a contact sheet.
 
-Called by ./demo.sh. The models are small and made on the spot, so the pictures are noise; the graphs are the shipped
-ones, with only their model loaders swapped.
+Called by ./demo.sh. For the shipped graphs, with only their model loaders swapped, the models are small and made on the
+spot, so those pictures are noise. Then the trained mini world draws its own sheet.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
+import mini_demo
 from example_inputs import write_demo_dreamo, write_photographs
 from graph import to_prompt, use_demo_models
 from PIL import Image, ImageDraw
@@ -45,6 +46,7 @@ def main() -> None:
     base.mkdir(parents=True, exist_ok=True)
     write_photographs(base)
     write_demo_dreamo(base)
+    mini_demo.install(base)
     rows = []
     with Server(base) as server:
         print(f"Server ready at {server.url}, log in {server.log_file}", flush=True)
@@ -62,8 +64,10 @@ def main() -> None:
                 shutil.copy(path, pictures[-1])
             rows.append((name, server.image_files(outputs, "temp"), pictures))
         contact_sheet(rows, out / "contact_sheet.png")
+        print("the mini world", flush=True)
+        mini_demo.sheet(mini_demo.run_rows(server), out / "mini_world.webp")
     print("\nPictures:")
-    for path in sorted(out.glob("*.png")):
+    for path in sorted([*out.glob("*.png"), *out.glob("*.webp")]):
         print("  ", path)
 
 
