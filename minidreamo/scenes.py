@@ -48,7 +48,7 @@ class Subject:
     mirrored: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Scene:
     """A picture as a description; `draw` makes the pixels.
 
@@ -113,11 +113,11 @@ def draw(art: Art, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """The picture (SIDE, SIDE, 3) and the subjects' masks (n, SIDE, SIDE), both bytes."""
     rng = np.random.default_rng(scene.seed)
     canvas = background(scene.colour, scene.ground, rng)
-    masks = []
-    for subject in scene.subjects:
+    masks = np.zeros((len(scene.subjects), SIDE, SIDE))
+    for n, subject in enumerate(scene.subjects):
         x, y = (c - SUBJECT_SIDE // 2 for c in subject.centre)
-        masks.append(paste(canvas, cutout(art, subject, SUBJECT_SIDE), x, y))
-    return canvas.clip(0, 255).astype(np.uint8), (np.stack(masks) * 255).astype(np.uint8)
+        masks[n] = paste(canvas, cutout(art, subject, SUBJECT_SIDE), x, y)
+    return canvas.clip(0, 255).astype(np.uint8), (masks * 255).astype(np.uint8)
 
 
 def draw_reference(art: Art, subject: Subject) -> np.ndarray:

@@ -1,0 +1,90 @@
+"""The mini world's pictures, masks, prompts and scores, on made-up drawings."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from minidreamo import art, build_data, scenes, score
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    names = [f"thing {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    cutouts = rng.integers(0, 256, (26, 5, art.SIZE, art.SIZE, 4), np.uint8)
+    cutouts[..., 3] = 255
+    cutouts[:, :, :8, :, 3] = 0
+    trained = np.ones((26, 5), bool)
+    trained[20:] = False
+    trained[3, 2] = False
+    return art.Art(names, cutouts, trained)
+
+
+def pool(world):
+    return np.argwhere(world.trained)
+
+
+def test_a_seed_always_gives_the_same_picture(world):
+    one, two = (scenes.random_scene(world, np.random.default_rng(4), pool(world), 2) for _ in range(2))
+    assert one == two
+    assert all(np.array_equal(a, b) for a, b in zip(scenes.draw(world, one), scenes.draw(world, two), strict=True))
+
+
+def test_only_drawings_of_the_pool_appear(world):
+    allowed = {tuple(pair) for pair in pool(world)}
+    rng = np.random.default_rng(0)
+    seen = {(s.name, s.vendor) for _ in range(300) for s in scenes.random_scene(world, rng, pool(world), 3).subjects}
+    assert seen <= allowed and len(seen) > 80
+    assert world.held_out_subjects == list(range(20, 26))
+
+
+def test_masks_are_where_the_subjects_are_and_begin_at_a_tokens_edge(world):
+    rng = np.random.default_rng(1)
+    for count in (1, 2, 3):
+        scene = scenes.random_scene(world, rng, pool(world), count)
+        picture, masks = scenes.draw(world, scene)
+        empty, _ = scenes.draw(world, scenes.Scene((), scene.colour, scene.ground, "", scene.seed))
+        changed = (picture != empty).any(-1)
+        assert not (changed & ~(masks > 0).any(0)).any()
+        for subject, mask in zip(scene.subjects, masks, strict=True):
+            corner = [c - scenes.REFERENCE_SIDE // 2 for c in subject.centre]
+            assert all(c % 8 == 0 and 0 <= c <= 48 for c in corner)
+            assert mask[: corner[1]].max(initial=0) == 0 and mask[:, : corner[0]].max(initial=0) == 0
+
+
+def test_prompts_name_subjects_places_and_placeholders(world):
+    scene = scenes.random_scene(world, np.random.default_rng(2), pool(world), 2, styled=0)
+    first, second = (world.names[s.name] for s in scene.subjects)
+    marked = scene.text(placeholders=True)
+    assert f"a {first} from [ref#1]" in marked and f"a {second} from [ref#2]" in marked
+    assert marked.replace(" from [ref#1]", "").replace(" from [ref#2]", "") == scene.text()
+    assert marked.endswith(f", on {scene.ground} {scene.colour}")
+
+
+def test_a_style_reference_has_the_vendor_and_another_subject(world):
+    scene, reference = build_data.style_sample(world, np.random.default_rng(3), pool(world))
+    assert reference.vendor == scene.subjects[0].vendor and reference.name != scene.subjects[0].name
+    assert scene.prompt.startswith(build_data.STYLE_START)
+
+
+def test_scores_tell_a_copy_from_another_and_a_right_map_from_a_wrong_one(world):
+    scene = scenes.random_scene(world, np.random.default_rng(5), np.argwhere(~world.trained), 1)
+    picture, masks = scenes.draw(world, scene)
+    subject = scene.subjects[0]
+    part = score.window(picture, subject)
+    own = score.likeness(part, scenes.cutout(world, subject, scenes.SUBJECT_SIDE))
+    other = score.likeness(part, scenes.cutout(world, scenes.Subject(1, 1), scenes.SUBJECT_SIDE))
+    assert own > 0.99 and abs(other) < 0.2
+    (mask,) = score.token_masks(masks)
+    assert score.iou(mask, mask) == 1 and score.iou(-mask, mask) < 0.3
+
+
+def test_scoring_scenes_hold_unseen_subjects_only(world):
+    for task in score.tasks(world, 2, 20):
+        assert all(s.name >= 20 for s in task.scene.subjects)
+    assert torch.is_tensor(scenes.to_pixels(np.zeros((1, 8, 8, 3), np.uint8)))
