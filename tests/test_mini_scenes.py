@@ -49,7 +49,7 @@ def test_masks_are_where_the_subjects_are_and_begin_at_a_tokens_edge(world):
         scene = scenes.random_scene(world, rng, pool(world), count)
         picture, masks = scenes.draw(world, scene)
         empty, _ = scenes.draw(world, scenes.Scene((), scene.colour, scene.ground, "", scene.seed))
-        changed = (picture != empty).any(-1)
+        changed = np.abs(picture.astype(int) - empty).max(-1) > 8
         assert not (changed & ~(masks > 0).any(0)).any()
         for subject, mask in zip(scene.subjects, masks, strict=True):
             corner = [c - scenes.REFERENCE_SIDE // 2 for c in subject.centre]
