@@ -56,18 +56,18 @@ class Artist:
         return self.encoders.t5(inputs_embeds=inputs).last_hidden_state, pooled, [t.placeholders for t in tokens]
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self, prompts: Sequence[str], references: Sequence[torch.Tensor], seed: int, steps: int = 12, cfg: float = 1.0,
         side: int = 96,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """Euler on the host's schedule.
+        """Euler on the host's schedule, from the host's noise.
 
         Args:
             references: each (b, 16, h, w) latents, one per place in the chain.
             cfg: true classifier-free guidance against the empty prompt without references; 1 for none.
 
         Returns:
-            (b, 3, h, w) pixels in −1 to 1, and (b, r, n) response maps, the mean over blocks and steps.
+            (b, 16, h, w) latents, and (b, r, n) response maps, the mean over blocks and steps.
         """
         count = len(prompts)
         text, pooled, placeholders = self.text(prompts)
@@ -89,7 +89,12 @@ class Artist:
                 plain = self.model(latent, at, empty, empty_pooled, guidance).velocity
                 velocity = plain + cfg * (velocity - plain)
             latent = latent + (then - now) * velocity
-        return self.decode(latent), torch.stack(maps).mean(0) if maps else None
+        return latent, torch.stack(maps).mean(0) if maps else None
+
+    def draw(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `sample`, with (b, 3, h, w) pixels in −1 to 1."""
+        latent, maps = self.sample(*args, **kwargs)
+        return self.decode(latent), maps
 
 
 def load_artist(run: Run, dreamo: Path | None) -> Artist:

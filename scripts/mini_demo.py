@@ -24,12 +24,12 @@ CELL = 144
 
 # (prompt, references, task). None of these subjects was seen in training.
 ROWS = (
-    ("a pineapple, on plain blue", ("pineapple-noto",), "subject"),
-    ("a balloon on the left, on plain teal", ("balloon-fluent",), "subject"),
-    ("a tiger face, on dotted yellow", ("tiger-face-twemoji",), "subject"),
-    ("a pizza left of a snowman, on plain purple", ("pizza-fluent", "snowman-noto"), "subject"),
-    ("a guitar above a pig, on plain pink", ("guitar-flat", "pig-noto"), "subject"),
-    ("a sushi above a stop sign and an ambulance, on plain green",
+    ("a pineapple from [ref#1], on plain blue", ("pineapple-noto",), "subject"),
+    ("a balloon from [ref#1] on the left, on plain teal", ("balloon-fluent",), "subject"),
+    ("a tiger face from [ref#1], on dotted yellow", ("tiger-face-twemoji",), "subject"),
+    ("a pizza from [ref#1] left of a snowman from [ref#2], on plain purple", ("pizza-fluent", "snowman-noto"), "subject"),
+    ("a guitar from [ref#1] above a pig from [ref#2], on plain pink", ("guitar-flat", "pig-noto"), "subject"),
+    ("a sushi from [ref#1] above a stop sign from [ref#2] and an ambulance from [ref#3], on plain green",
      ("sushi-noto", "stop-sign-flat", "ambulance-twemoji"), "subject"),
     ("generate a same style image. a cat, on plain orange", ("pineapple-noto",), "style"),
 )  # fmt: skip
@@ -43,9 +43,11 @@ def prompt_for(text: str, references: tuple[str, ...], task: str, seed: int) -> 
             "class_type": "DreamOLoader",
             "inputs": {"dreamo_name": DREAMO_NAME, "strength": 1.0, "model": ["models", 0]},
         },
-        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 1], "text": text}},
+        "text": {
+            "class_type": "DreamOTextEncode",
+            "inputs": {"clip": ["models", 1], "dreamo_model": ["dreamo", 0], "prompt": text, "guidance": 3.5},
+        },
         "empty": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 1], "text": ""}},
-        "guidance": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["text", 0], "guidance": 3.5}},
         "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 96, "height": 96, "batch_size": 1}},
     }
     chain = None
@@ -63,7 +65,7 @@ def prompt_for(text: str, references: tuple[str, ...], task: str, seed: int) -> 
     nodes["apply"] = {
         "class_type": "DreamOApply",
         "inputs": {
-            "model": ["dreamo", 1], "positive": ["guidance", 0], "references": chain, "dreamo_model": ["dreamo", 0],
+            "model": ["dreamo", 1], "positive": ["text", 0], "references": chain, "dreamo_model": ["dreamo", 0],
         },  # fmt: skip
     }
     sampling = {"seed": seed, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}

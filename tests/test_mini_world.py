@@ -1,14 +1,30 @@
 """The trained mini world in the host computes what it computed in training."""
 
+import sys
+from pathlib import Path
+
+import nodes
 import numpy as np
 import pytest
 import torch
 from dreamo_routed.dreamo_core.host import mini_world
+from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
+from dreamo_routed.dreamo_core.host.lora import with_loras
+from dreamo_routed.dreamo_core.host.vae import encode_reference
+from dreamo_routed.dreamo_core.references import Picture, Reference
 from dreamo_routed.dreamo_core.training import flow
 from dreamo_routed.dreamo_core.training.model import load_transformer
 from dreamo_routed.dreamo_core.training.text import T5Prompts, clip_ids, load_clip, load_t5
+from dreamo_routed.nodes.apply import DreamOApply
+from dreamo_routed.nodes.text import DreamOTextEncode
+from PIL import Image
 from training_world import COMFY
 from transformers import CLIPTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dreamo_core.training.config import load_config
+from minidreamo.sampling import load_artist
 
 WEIGHTS = mini_world.WEIGHTS
 PROMPT = "a fox left of a teapot, on plain green"
@@ -58,3 +74,29 @@ def test_the_autoencoder_gives_a_picture_back():
     assert back.shape == pixels.shape
     assert -10 * torch.log10((back - pixels).square().mean()) > 25
     assert 0.2 < float(((latent - 0.1159) * 0.3611).std()) < 2
+
+
+def test_a_whole_graph_draws_what_the_trainers_own_sampler_draws():
+    """LoRA, tables, placeholders, two references, schedule and noise, through the nodes and without the host."""
+    marked = "a pizza from [ref#1] left of a snowman from [ref#2], on plain purple"
+    pictures = []
+    for name in ("pizza-fluent", "snowman-noto"):
+        with Image.open(WEIGHTS.parent / "references" / f"{name}.png") as picture:
+            pictures.append(torch.from_numpy(np.array(picture.convert("RGB")))[None].float() / 255)
+
+    dreamo, vae = load_dreamo_model(WEIGHTS / "dreamo.safetensors"), mini_world.MiniVae()
+    chain = tuple(Reference(Picture(p), encode_reference(vae, p), "subject") for p in pictures)
+    (positive,) = DreamOTextEncode.execute(mini_world.mini_text_encoders(), dreamo, marked, 3.5, chain).args
+    model, positive = DreamOApply.execute(
+        with_loras(mini_world.mini_flux(), [(dreamo.lora, 1.0)]), positive, chain, dreamo
+    ).args[:2]
+    empty = {"samples": torch.zeros(1, 16, 12, 12)}
+    (result,) = nodes.common_ksampler(model, 5, 4, 1.0, "euler", "simple", positive, positive, empty)
+
+    artist = load_artist(load_config(WEIGHTS.parent / "configs" / "full.toml"), WEIGHTS / "dreamo.safetensors")
+    references = [artist.encode(p.movedim(-1, 1) * 2 - 1) for p in pictures]
+    expected, _ = artist.sample([marked], references, 5, steps=4)
+    ours = (result["samples"] - 0.1159) * 0.3611
+    torch.testing.assert_close(ours, expected, atol=2e-3, rtol=1e-3)
+    without, _ = artist.sample([marked], references[::-1], 5, steps=4)
+    assert (ours - without).abs().max() > 0.1
