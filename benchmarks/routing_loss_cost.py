@@ -41,7 +41,9 @@ def step(model: DreamOTransformer, side: int, references: int, text: int, with_l
     noisy, refs = torch.randn(1, 16, side, side), [torch.randn(1, 16, side // 2, side // 2) for _ in range(references)]
     positions = torch.arange(references)[None] if with_losses and references else None
     started = time.perf_counter()
-    out = model(noisy, torch.rand(1), torch.randn(1, text, 256), torch.randn(1, 64), torch.ones(1), refs, None, positions)
+    out = model(
+        noisy, torch.rand(1), torch.randn(1, text, 256), torch.randn(1, 64), torch.ones(1), refs, None, positions
+    )
     loss = out.velocity.square().mean()
     if out.maps is not None:
         loss = loss + out.maps.square().mean() + out.mistakes.mean()
@@ -65,7 +67,10 @@ def main() -> None:
     arguments = parser.parse_args()
     blocks = arguments.double + arguments.single
     tokens = arguments.side**2 // 4
-    print(f"{blocks} blocks of width {HEADS * HEAD}, {tokens} image tokens, two references of {tokens // 4}, 128 text tokens")
+    print(
+        f"{blocks} blocks of width {HEADS * HEAD}, {tokens} image tokens, two references of "
+        f"{tokens // 4}, 128 text tokens"
+    )
     for checkpointing in (False, True):
         for name, probed in (("all blocks", None), ("every 4th", list(range(0, blocks, 4)))):
             model = build(probed, checkpointing, arguments.double, arguments.single)

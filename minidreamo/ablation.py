@@ -99,7 +99,9 @@ def main() -> None:
     for name in arguments.only:
         results[name] = run_variant(run, name, arguments.out, world, arguments.pictures, arguments.seeds)
         print(name, flush=True)
-    print(f"\n{sum(s.steps for s in run.stages)} steps each, {arguments.seeds} seeds of {arguments.pictures} pictures\n")
+    print(
+        f"\n{sum(s.steps for s in run.stages)} steps each, {arguments.seeds} seeds of {arguments.pictures} pictures\n"
+    )
     print(as_table(results))
 
 

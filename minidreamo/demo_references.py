@@ -1,6 +1,6 @@
 """Write the demo's reference pictures: held-out subjects on white.
 
-    python -m minidreamo.demo_references CACHE_DIR
+python -m minidreamo.demo_references CACHE_DIR
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Data of stage 3: pictures of the base itself, each of them its own reference (DreamO, section 3.4).
 
-    python3 scripts/host.py exec -m minidreamo.own_pictures CONFIG.toml OUT_DIR [--pictures 500] [--cfg 3]
+python3 scripts/host.py exec -m minidreamo.own_pictures CONFIG.toml OUT_DIR [--pictures 500] [--cfg 3]
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> None:
     drawn.mkdir(parents=True, exist_ok=True)
     for start in range(0, arguments.pictures, BATCH):
         prompts = [
-            scenes.random_scene(world, rng, pool, 1, styled=0).text() for _ in range(min(BATCH, arguments.pictures - start))
+            scenes.random_scene(world, rng, pool, 1, styled=0).text()
+            for _ in range(min(BATCH, arguments.pictures - start))
         ]
         pixels, _ = artist.draw(prompts, [], arguments.seed + start, cfg=arguments.cfg)
         for number, (prompt, picture) in enumerate(zip(prompts, pixels, strict=True), start):

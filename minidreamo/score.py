@@ -72,7 +72,9 @@ def iou(response: torch.Tensor, mask: torch.Tensor) -> float:
 def token_masks(masks: np.ndarray) -> torch.Tensor:
     """(n, h, w) bytes to (n, tokens) shares."""
     count, height, width = masks.shape
-    return torch.from_numpy(masks).float().reshape(count, height // 16, 16, width // 16, 16).mean((2, 4)).flatten(1) / 255
+    return (
+        torch.from_numpy(masks).float().reshape(count, height // 16, 16, width // 16, 16).mean((2, 4)).flatten(1) / 255
+    )
 
 
 def draw_all(artist: Artist, world: art.Art, chosen: list[Task], seed: int, placeholders: bool, steps: int):
@@ -107,9 +109,13 @@ def score(artist: Artist, world: art.Art, pictures: int, seeds: int, placeholder
                 for n, subject in enumerate(subjects):
                     part = window(picture, subject)
                     own = likeness(part, scenes.cutout(world, subject, scenes.SUBJECT_SIDE))
-                    others = rng.choice([m for m in range(len(world.names)) if m != subject.name], OTHERS, replace=False)
+                    others = rng.choice(
+                        [m for m in range(len(world.names)) if m != subject.name], OTHERS, replace=False
+                    )
                     rivals = [
-                        likeness(part, scenes.cutout(world, scenes.Subject(int(m), subject.vendor), scenes.SUBJECT_SIDE))
+                        likeness(
+                            part, scenes.cutout(world, scenes.Subject(int(m), subject.vendor), scenes.SUBJECT_SIDE)
+                        )
                         for m in others
                     ]
                     similar.append(own)

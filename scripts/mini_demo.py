@@ -27,7 +27,8 @@ ROWS = (
     ("a pineapple from [ref#1], on plain blue", ("pineapple-noto",), "subject"),
     ("a balloon from [ref#1] on the left, on plain teal", ("balloon-fluent",), "subject"),
     ("a tiger face from [ref#1], on dotted yellow", ("tiger-face-twemoji",), "subject"),
-    ("a pizza from [ref#1] left of a snowman from [ref#2], on plain purple", ("pizza-fluent", "snowman-noto"), "subject"),
+    ("a pizza from [ref#1] left of a snowman from [ref#2], on plain purple",
+     ("pizza-fluent", "snowman-noto"), "subject"),
     ("a guitar from [ref#1] above a pig from [ref#2], on plain pink", ("guitar-flat", "pig-noto"), "subject"),
     ("a sushi from [ref#1] above a stop sign from [ref#2] and an ambulance from [ref#3], on plain green",
      ("sushi-noto", "stop-sign-flat", "ambulance-twemoji"), "subject"),
@@ -65,14 +66,20 @@ def prompt_for(text: str, references: tuple[str, ...], task: str, seed: int) -> 
     nodes["apply"] = {
         "class_type": "DreamOApply",
         "inputs": {
-            "model": ["dreamo", 1], "positive": ["text", 0], "references": chain, "dreamo_model": ["dreamo", 0],
+            "model": ["dreamo", 1],
+            "positive": ["text", 0],
+            "references": chain,
+            "dreamo_model": ["dreamo", 0],
         },  # fmt: skip
     }
     sampling = {"seed": seed, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     nodes["sample"] = {
         "class_type": "KSampler",
         "inputs": {
-            "model": ["apply", 0], "positive": ["apply", 1], "negative": ["empty", 0], "latent_image": ["latent", 0],
+            "model": ["apply", 0],
+            "positive": ["apply", 1],
+            "negative": ["empty", 0],
+            "latent_image": ["latent", 0],
             **sampling,
         },  # fmt: skip
     }

@@ -7,8 +7,8 @@ import nodes
 import numpy as np
 import pytest
 import torch
-from dreamo_routed.dreamo_core.host import mini_world
 from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
+from dreamo_routed.dreamo_core.host import mini_world
 from dreamo_routed.dreamo_core.host.lora import with_loras
 from dreamo_routed.dreamo_core.host.vae import encode_reference
 from dreamo_routed.dreamo_core.references import Picture, Reference

@@ -19,7 +19,8 @@ def slow_response_map(queries, keys):
         for n in range(keys.shape[1]):
             for head in range(heads):
                 for token in range(length):
-                    dot = sum(float(x) * float(y) for x, y in zip(queries[batch, token, head], keys[batch, n, head]))
+                    pairs = zip(queries[batch, token, head], keys[batch, n, head], strict=True)
+                    dot = sum(float(x) * float(y) for x, y in pairs)
                     out[batch, n] += dot / math.sqrt(width) / heads / length
     return out
 
@@ -35,7 +36,9 @@ def slow_placeholder_error(queries, keys, present, own):
         total = 0.0
         for token in range(length):
             logits = [
-                sum(float(queries[batch, token, h] @ keys[batch, p, h]) for h in range(heads)) / heads / math.sqrt(width)
+                sum(float(queries[batch, token, h] @ keys[batch, p, h]) for h in range(heads))
+                / heads
+                / math.sqrt(width)
                 for p in shown
             ]
             highest = max(logits)
@@ -85,7 +88,9 @@ def test_response_map_against_loops():
 
 def test_routing_error_is_the_mean_square():
     maps, masks = tensors((2, 3, 5), (2, 3, 5))
-    slow = torch.tensor([[sum((m - k) ** 2 for m, k in zip(a, b)) / 5 for a, b in zip(x, y)] for x, y in zip(maps, masks)])
+    slow = torch.zeros(2, 3, dtype=torch.float64)
+    for b, r, n in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
+        slow[b, r] += (maps[b, r, n] - masks[b, r, n]) ** 2 / 5
     torch.testing.assert_close(losses.routing_errors(maps, masks), slow)
 
 

@@ -42,8 +42,8 @@ def inputs(seed=0, batch=2):
 def host_forward(host, x, patch=None):
     options = {"patches": {"post_input": [patch]}} if patch else {}
     return host(
-        x["noisy"], x["times"], x["text"], x["pooled"], guidance=x["guidance"], ref_latents=list(x["references"]) or None,
-        ref_latents_method="uxo", transformer_options=options,
+        x["noisy"], x["times"], x["text"], x["pooled"], guidance=x["guidance"],
+        ref_latents=list(x["references"]) or None, ref_latents_method="uxo", transformer_options=options,
     )  # fmt: skip
 
 

@@ -120,7 +120,9 @@ def test_stopping_and_going_on_is_bit_exact(world, straight):
     run(config)
     same_files(straight, world / "resumed", NAME)
     same_files(straight, world / "resumed", "dreamo.safetensors")
-    assert {s: e["loss"] for s, e in curve(straight).items()} == {s: e["loss"] for s, e in curve(world / "resumed").items()}
+    assert {s: e["loss"] for s, e in curve(straight).items()} == {
+        s: e["loss"] for s, e in curve(world / "resumed").items()
+    }
 
 
 def command(config, **environment):

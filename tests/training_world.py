@@ -57,7 +57,11 @@ def write_data(folder: Path, count: int = 8) -> Path:
 def write_base(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    flux, t5, clip = FluxTransformer2DModel(**FLUX), T5EncoderModel(T5Config(**T5)), CLIPTextModel(CLIPTextConfig(**CLIP))
+    flux, t5, clip = (
+        FluxTransformer2DModel(**FLUX),
+        T5EncoderModel(T5Config(**T5)),
+        CLIPTextModel(CLIPTextConfig(**CLIP)),
+    )
     config = json.dumps(FLUX)
     save_file(weight_map.to_host(flux.state_dict()), folder / "flux.safetensors", {"config": config})
     state = {key: value for key, value in t5.state_dict().items() if "embed_tokens" not in key}

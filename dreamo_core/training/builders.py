@@ -57,7 +57,12 @@ def cut_out(picture: Image.Image, mask: Image.Image, margin: float = 0.05) -> Im
     white.paste(picture, mask=alpha)
     wider = round(margin * max(box[2] - box[0], box[3] - box[1]))
     return white.crop(
-        (max(box[0] - wider, 0), max(box[1] - wider, 0), min(box[2] + wider, white.width), min(box[3] + wider, white.height))
+        (
+            max(box[0] - wider, 0),
+            max(box[1] - wider, 0),
+            min(box[2] + wider, white.width),
+            min(box[3] + wider, white.height),
+        )
     )
 
 
@@ -134,7 +139,11 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def build(kind: str, source: Path, out: Path, size: int, say: Callable[[str], None] = print) -> int:
-    """Build a manifest `KIND.jsonl` in `out`; what cannot be used is named and left out. Returns the number of lines."""
+    """Build a manifest `KIND.jsonl` in `out`; what cannot be used is named and left out.
+
+    Returns:
+        The number of lines.
+    """
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, path in enumerate(_pictures(source)):

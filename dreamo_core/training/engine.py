@@ -98,7 +98,9 @@ def build_model(run: Run, t5_width: int) -> DreamOTransformer:
     if run.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     settings = run.model
-    return DreamOTransformer(transformer, settings.rank, settings.probed or None, t5_width, settings.condition_embedding)
+    return DreamOTransformer(
+        transformer, settings.rank, settings.probed or None, t5_width, settings.condition_embedding
+    )
 
 
 def features_folder(manifest: Path) -> Path:

@@ -79,7 +79,9 @@ def _sample(entry: Any, folder: Path, where: str) -> Sample:
         raise ManifestError(f"{where}: expected a JSON object, got {json.dumps(entry)[:40]}.")
     unknown = set(entry) - {"target", "task", "prompt", "references"}
     if unknown:
-        raise ManifestError(f"{where}, field {sorted(unknown)[0]!r}: unknown; known are target, task, prompt, references.")
+        raise ManifestError(
+            f"{where}, field {sorted(unknown)[0]!r}: unknown; known are target, task, prompt, references."
+        )
     prompt = _text(entry, "prompt", where)
     listed = entry.get("references")
     if not isinstance(listed, list) or len(listed) > MAX_REFERENCES:

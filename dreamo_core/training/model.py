@@ -96,7 +96,12 @@ class Processor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Attributes: velocity (b, 16, h, w); maps and mistakes as `Probe`, stacked over blocks: (k, b, r, n), (k, b, r)."""
+    """What one forward gives.
+
+    Attributes:
+        velocity: (b, 16, h, w).
+        maps, mistakes: as `Probe`, stacked over the k probed blocks: (k, b, r, n) and (k, b, r).
+    """
 
     velocity: torch.Tensor
     maps: torch.Tensor | None
