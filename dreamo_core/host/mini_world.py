@@ -98,7 +98,7 @@ class MiniVae(comfy.sd.VAE):
         stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**VAE_CONFIG).state_dict()
         super().__init__(sd=stand_in, config={"params": VAE_CONFIG})
         state, _ = read("autoencoder")
-        self.first_stage_model = BlockAutoencoder().eval()
+        self.first_stage_model = BlockAutoencoder().train(False)
         self.first_stage_model.load_state_dict(state)
         self.first_stage_model.to(self.vae_dtype)
         self.latent_channels = 16
