@@ -1,6 +1,6 @@
 """Store a trained DreamO in half precision with the mini world's weights, and how it was made in its header.
 
-    python -m minidreamo.publish RUN_DIR/dreamo.safetensors KEY=VALUE…
+python -m minidreamo.publish RUN_DIR/dreamo.safetensors KEY=VALUE…
 """
 
 from __future__ import annotations
