@@ -16,6 +16,7 @@ NO_MODEL = "Load DreamO's model output is used but its model input is not connec
 class DreamOLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        names = files.model_files()
         return io.Schema(
             node_id="DreamOLoader",
             display_name="Load DreamO",
@@ -27,7 +28,9 @@ class DreamOLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "dreamo_name",
-                    options=files.model_files(),
+                    options=names,
+                    # The companions of the released set lie in the same folder, some of them in front of it.
+                    default="dreamo.safetensors" if "dreamo.safetensors" in names else None,
                     tooltip="A DreamO file in models/dreamo (or a folder named dreamo in extra_model_paths.yaml).",
                 ),
                 io.Float.Input(
