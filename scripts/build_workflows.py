@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from comfy_server import Server
 from graph import Graph, Slot, save
-from server import Server
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 

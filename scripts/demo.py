@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import mini_demo
+from comfy_server import Server
 from example_inputs import write_demo_dreamo, write_photographs
 from graph import to_prompt, use_demo_models
 from PIL import Image, ImageDraw
-from server import Server
 
 REPO = Path(__file__).resolve().parent.parent
 GRAPHS = ("one_reference", "three_references", "two_subjects_placeholders", "reference_controlnet_upscale")

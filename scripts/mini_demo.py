@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from comfy_server import Server
 from PIL import Image, ImageDraw
-from server import Server
 
 REPO = Path(__file__).resolve().parent.parent
 MINI = REPO / "minidreamo"

@@ -14,12 +14,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from comfy_server import Server
 from example_inputs import write_demo_dreamo, write_photographs
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
-from server import Server
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 FLAGS = (

@@ -12,10 +12,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+from comfy_server import Server  # noqa: E402
 from example_inputs import write_demo_dreamo  # noqa: E402
 from screenshot import browser as start_browser  # noqa: E402
 from screenshot import open_front_end, write_settings  # noqa: E402
-from server import Server  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,

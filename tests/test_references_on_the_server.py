@@ -11,9 +11,9 @@ from skimage import data
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 
+from comfy_server import PromptError, Server  # noqa: E402
 from example_inputs import write_demo_dreamo, write_photographs  # noqa: E402
 from graph import to_prompt, use_demo_models  # noqa: E402
-from server import PromptError, Server  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,10 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     path = WEIGHTS / f"{name}.safetensors"
     if not path.exists():
-        raise ValueError(f"The mini world's {path} is missing; reinstall the pack or use random weights.")
+        raise ValueError(
+            f"The mini world's {path} is missing; it comes with the repository, not with the "
+            "registry's archive: clone the repository, or use random weights."
+        )
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}
         return tensors, json.loads((file.metadata() or {}).get("config", "{}"))
