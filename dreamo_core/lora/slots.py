@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..layer_names import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
+
 PARTS = ("q", "k", "v", "mlp", "qkv")
 
 
@@ -57,37 +59,6 @@ class Place:
 
 _QKV_PARTS = ("q", "k", "v")
 
-_DOUBLE = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-}
-_SINGLE = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation.lin": ("norm.linear",),
-}
-_TOP = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
-}
-# The only layer whose rows differ: the original has (shift, scale), diffusers has (scale, shift).
-_SWAPPED_ORIGINAL, _SWAPPED_DIFFUSERS = "final_layer.adaLN_modulation.1", "norm_out.linear"
-
 _BLOCKS = {
     "double_blocks": "double_blocks",
     "single_blocks": "single_blocks",
@@ -109,12 +80,12 @@ def _block_table(layers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, str
     return table
 
 
-_IN_DOUBLE = _block_table(_DOUBLE)
+_IN_DOUBLE = _block_table(DOUBLE)
 # ComfyUI's own name for the attention rows of linear1, used by the DreamO files converted for it.
-_IN_SINGLE = {**_block_table(_SINGLE), "linear1_qkv": ("linear1", "qkv")}
-_IN_TOP = {_flat(n): Place(Slot(original)) for original, name in _TOP.items() for n in (original, name)} | {
-    _flat(_SWAPPED_ORIGINAL): Place(Slot(_SWAPPED_ORIGINAL)),
-    _flat(_SWAPPED_DIFFUSERS): Place(Slot(_SWAPPED_ORIGINAL), swapped=True),
+_IN_SINGLE = {**_block_table(SINGLE), "linear1_qkv": ("linear1", "qkv")}
+_IN_TOP = {_flat(n): Place(Slot(original)) for original, name in TOP.items() for n in (original, name)} | {
+    _flat(SWAPPED_ORIGINAL): Place(Slot(SWAPPED_ORIGINAL)),
+    _flat(SWAPPED_DIFFUSERS): Place(Slot(SWAPPED_ORIGINAL), swapped=True),
 }
 
 _PREFIX = re.compile(
@@ -148,12 +119,12 @@ def split_slot(slot: Slot) -> list[Slot]:
 
 def diffusers_name(slot: Slot) -> tuple[str, bool]:
     """The diffusers module of a slot (one of those from `split_slot`), and whether its halves of rows are swapped."""
-    if slot.layer == _SWAPPED_ORIGINAL:
-        return _SWAPPED_DIFFUSERS, True
+    if slot.layer == SWAPPED_ORIGINAL:
+        return SWAPPED_DIFFUSERS, True
     block = _BLOCK.match(slot.layer)
     if block is None:
-        return _TOP[slot.layer], False
+        return TOP[slot.layer], False
     double = block[1] == "double_blocks"
-    names = (_DOUBLE if double else _SINGLE)[block[3]]
+    names = (DOUBLE if double else SINGLE)[block[3]]
     name = names[(*_QKV_PARTS, "mlp").index(slot.part)] if slot.part else names[0]
     return f"{'transformer_blocks' if double else 'single_transformer_blocks'}.{block[2]}.{name}", False

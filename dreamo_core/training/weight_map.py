@@ -10,43 +10,17 @@ import re
 
 import torch
 
+from ..layer_names import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
+
 State = dict[str, torch.Tensor]
 
-_PLAIN = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
-}
-_SWAPPED = {"final_layer.adaLN_modulation.1": "norm_out.linear"}
-_DOUBLE = {
-    "img_mod.lin": "norm1.linear",
-    "txt_mod.lin": "norm1_context.linear",
-    "img_attn.proj": "attn.to_out.0",
-    "txt_attn.proj": "attn.to_add_out",
-    "img_mlp.0": "ff.net.0.proj",
-    "img_mlp.2": "ff.net.2",
-    "txt_mlp.0": "ff_context.net.0.proj",
-    "txt_mlp.2": "ff_context.net.2",
-}
 _DOUBLE_NORMS = {
     "img_attn.norm.query_norm": "attn.norm_q",
     "img_attn.norm.key_norm": "attn.norm_k",
     "txt_attn.norm.query_norm": "attn.norm_added_q",
     "txt_attn.norm.key_norm": "attn.norm_added_k",
 }
-_DOUBLE_FUSED = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-}
-_SINGLE = {"modulation.lin": "norm.linear", "linear2": "proj_out"}
 _SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
-_SINGLE_FUSED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
 
 
 def _blocks(state: State, pattern: str) -> int:
@@ -60,21 +34,19 @@ def swap_halves(tensor: torch.Tensor) -> torch.Tensor:
 
 def _pairs(double: int, single: int):
     """(host module, diffusers modules, kind) for every module that has weights."""
-    for host, other in _PLAIN.items():
+    for host, other in TOP.items():
         yield host, (other,), "plain"
-    for host, other in _SWAPPED.items():
-        yield host, (other,), "swapped"
-    for count, ours, theirs, plain, norms, fused in (
-        (double, "double_blocks", "transformer_blocks", _DOUBLE, _DOUBLE_NORMS, _DOUBLE_FUSED),
-        (single, "single_blocks", "single_transformer_blocks", _SINGLE, _SINGLE_NORMS, _SINGLE_FUSED),
+    yield SWAPPED_ORIGINAL, (SWAPPED_DIFFUSERS,), "swapped"
+    for count, ours, theirs, layers, norms in (
+        (double, "double_blocks", "transformer_blocks", DOUBLE, _DOUBLE_NORMS),
+        (single, "single_blocks", "single_transformer_blocks", SINGLE, _SINGLE_NORMS),
     ):
         for n in range(count):
-            for host, other in plain.items():
-                yield f"{ours}.{n}.{host}", (f"{theirs}.{n}.{other}",), "plain"
+            for host, others in layers.items():
+                kind = "fused" if len(others) > 1 else "plain"
+                yield f"{ours}.{n}.{host}", tuple(f"{theirs}.{n}.{other}" for other in others), kind
             for host, other in norms.items():
                 yield f"{ours}.{n}.{host}", (f"{theirs}.{n}.{other}",), "norm"
-            for host, others in fused.items():
-                yield f"{ours}.{n}.{host}", tuple(f"{theirs}.{n}.{other}" for other in others), "fused"
 
 
 def to_host(state: State) -> State:
