@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.flux import with_cfg_range
+from .widgets import percent_inputs
 
 
 class DreamOTrueCFGRange(io.ComfyNode):
@@ -16,21 +17,9 @@ class DreamOTrueCFGRange(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="Any model."),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The negative prompt acts from here on, as a part of sampling.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The negative prompt acts until here.",
+                *percent_inputs(
+                    "The negative prompt acts from here on, as a part of sampling.",
+                    "The negative prompt acts until here.",
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],

@@ -2,26 +2,11 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
-from ..dreamo_core.references import BACKGROUNDS, MASK_USES, TASKS, Reference, extend
+from ..dreamo_core.references import MASK_USES, Reference, extend
 from ..dreamo_core.schedule import check_range
 from .preview import show
 from .types import DreamOReferencesType
-
-TASK_TOOLTIP = (
-    "subject: an object, animal or character. identity: a face, aligned and cut out. try-on: a garment. "
-    "style: the look of the whole picture, kept whole."
-)
-BACKGROUND_TOOLTIP = (
-    "Who cuts the subject out when there is neither mask nor alpha channel. person: people, and animals or things in "
-    "front of a calm background. grabcut: things in the middle of the picture. auto: person where it is sure, else "
-    "grabcut. keep: the background stays, the mask is not used."
-)
-
-
-def background_input() -> io.Combo.Input:
-    return io.Combo.Input(
-        "background", options=list(BACKGROUNDS), default="auto", optional=True, tooltip=BACKGROUND_TOOLTIP
-    )
+from .widgets import background_input, percent_inputs, resolution_input, strength_input, task_input
 
 
 class DreamOReference(io.ComfyNode):
@@ -38,43 +23,14 @@ class DreamOReference(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="One picture. An alpha channel is used as the mask if none is given."),
                 io.Vae.Input("vae", tooltip="The FLUX.1 VAE (ae.safetensors)."),
-                io.Combo.Input(
-                    "task",
-                    options=list(TASKS),
-                    default="subject",
-                    tooltip=TASK_TOOLTIP,
+                task_input(),
+                resolution_input(),
+                strength_input(
+                    "How much the picture listens to this reference. 1 as trained, 0 as if it were not there."
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    min=48,
-                    max=2048,
-                    step=16,
-                    tooltip="The reference is resized to about resolution² pixels. DreamO was trained at 512.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="How much the picture listens to this reference. 1 as trained, 0 as if it were not there.",
-                ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The reference takes part from here on, as a part of sampling.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The reference takes part until here. Outside its range it costs nothing.",
+                *percent_inputs(
+                    "The reference takes part from here on, as a part of sampling.",
+                    "The reference takes part until here. Outside its range it costs nothing.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -107,7 +63,7 @@ class DreamOReference(io.ComfyNode):
             ],
             outputs=[
                 DreamOReferencesType.Output("references_out", display_name="references"),
-                io.Image.Output("preview", tooltip="Exactly the picture the model will see."),
+                io.Image.Output("preview", display_name="preview", tooltip="Exactly the picture the model will see."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -5,29 +5,20 @@ from ..dreamo_core.host import files
 from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
 from ..dreamo_core.load_picture import load_picture, pictures_in
-from ..dreamo_core.references import TASKS, Reference, References, extend
+from ..dreamo_core.references import Reference, References, extend
 from .preview import show
-from .reference import TASK_TOOLTIP, background_input
 from .types import DreamOReferencesType
+from .widgets import background_input, resolution_input, strength_input, task_input
 
 SLOTS = (1, 2, 3)
-
-
-def resolution_input() -> io.Int.Input:
-    return io.Int.Input(
-        "resolution",
-        default=512,
-        min=64,
-        max=2048,
-        step=16,
-        tooltip="Each reference is resized to about resolution² pixels. DreamO was trained at 512.",
-    )
 
 
 def outputs() -> list:
     return [
         DreamOReferencesType.Output("references_out", display_name="references"),
-        io.Image.Output("previews", is_output_list=True, tooltip="Exactly the pictures the model will see."),
+        io.Image.Output(
+            "previews", display_name="previews", is_output_list=True, tooltip="Exactly the pictures the model will see."
+        ),
     ]
 
 
@@ -45,15 +36,8 @@ class DreamOReferences(io.ComfyNode):
             inputs += [
                 io.Image.Input(f"image_{i}", optional=True, tooltip=f"Picture {i}; leave it open to do without."),
                 io.Mask.Input(f"mask_{i}", optional=True, tooltip=f"White where the subject of picture {i} is."),
-                io.Combo.Input(f"task_{i}", options=list(TASKS), default="subject", tooltip=TASK_TOOLTIP),
-                io.Float.Input(
-                    f"strength_{i}",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip=f"How much the result listens to picture {i}. 1 as trained.",
-                ),
+                task_input(f"task_{i}"),
+                strength_input(f"How much the result listens to picture {i}. 1 as trained.", f"strength_{i}"),
             ]
         inputs.append(background_input())
         inputs.append(DreamOReferencesType.Input("references", optional=True, tooltip="A chain to add these to."))
@@ -95,16 +79,9 @@ class DreamOReferenceBatch(io.ComfyNode):
             ),
             inputs=[
                 io.Vae.Input("vae", tooltip="The FLUX.1 VAE (ae.safetensors)."),
-                io.Combo.Input("task", options=list(TASKS), default="subject", tooltip=TASK_TOOLTIP),
+                task_input(),
                 resolution_input(),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="How much the result listens to each of them. 1 as trained.",
-                ),
+                strength_input("How much the result listens to each of them. 1 as trained."),
                 io.String.Input(
                     "folder",
                     default="",

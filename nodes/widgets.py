@@ -1,0 +1,55 @@
+"""Widgets that several nodes have."""
+
+from comfy_api.latest import io
+
+from ..dreamo_core.references import BACKGROUNDS, TASKS
+
+
+def task_input(name: str = "task") -> io.Combo.Input:
+    return io.Combo.Input(
+        name,
+        options=list(TASKS),
+        default="subject",
+        tooltip=(
+            "subject: an object, animal or character. identity: a face, aligned and cut out. try-on: a garment. "
+            "style: the look of the whole picture, kept whole."
+        ),
+    )
+
+
+def background_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "background",
+        options=list(BACKGROUNDS),
+        default="auto",
+        optional=True,
+        tooltip=(
+            "Who cuts the subject out when there is neither mask nor alpha channel. person: people, and animals or "
+            "things in front of a calm background. grabcut: things in the middle of the picture. auto: person where it "
+            "is sure, else grabcut. keep: the background stays, the mask is not used."
+        ),
+    )
+
+
+def resolution_input() -> io.Int.Input:
+    return io.Int.Input(
+        "resolution",
+        default=512,
+        min=48,
+        max=2048,
+        step=16,
+        tooltip="A reference is resized to about resolution² pixels. DreamO was trained at 512.",
+    )
+
+
+def strength_input(tooltip: str, name: str = "strength") -> io.Float.Input:
+    return io.Float.Input(name, default=1.0, min=0.0, max=2.0, step=0.01, tooltip=tooltip)
+
+
+def percent_inputs(start_tooltip: str, end_tooltip: str) -> list[io.Float.Input]:
+    """Start and end of a part of sampling."""
+    limits = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.Float.Input("start_percent", default=0.0, tooltip=start_tooltip, **limits),
+        io.Float.Input("end_percent", default=1.0, tooltip=end_tooltip, **limits),
+    ]
