@@ -122,13 +122,12 @@ def announcer(run: Run) -> Callable[[str], None]:
     return announce
 
 
-def make_apply_model_wrapper(choose_attention, first_modulation, count_blocks):
+def make_apply_model_wrapper(choose_attention, first_modulation):
     """The wrapper for the host's APPLY_MODEL hook.
 
     Args:
         choose_attention: maps the host's attention function and the form of a bias to a function that takes it.
         first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
-        count_blocks: number of blocks of the host's model.
     """
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -198,7 +197,7 @@ def make_apply_model_wrapper(choose_attention, first_modulation, count_blocks):
             routing.pass_done()
         out = call(sequence)
         if reuse is not None:
-            reuse.done(count_blocks(model))
+            reuse.done(sum(depths))
         for participant in participants:
             participant.finished()
         return out

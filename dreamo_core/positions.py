@@ -29,12 +29,12 @@ def diagonal_offsets(image: Grid, references: Sequence[Grid]) -> list[Grid]:
     return offsets
 
 
-def reference_ids(grid: Grid, offset: Grid, axes: int = 3, device: torch.device | None = None) -> torch.Tensor:
-    """Position ids of one reference, row by row: (h·w, axes), float32, axis 0 is always 0.
+def grid_ids(grid: Grid, offset: Grid = (0, 0), axes: int = 3, device: torch.device | None = None) -> torch.Tensor:
+    """Position ids of the image or of one reference, row by row: (h·w, axes), float32, axis 0 is always 0.
 
     Args:
-        grid: rows and columns of the reference's tokens.
-        offset: its first row and column, from `diagonal_offsets`.
+        grid: rows and columns of its tokens.
+        offset: its first row and column; of a reference, from `diagonal_offsets`.
         axes: number of RoPE axes; FLUX.1 has 3 (index, row, column).
     """
     height, width = grid

@@ -13,7 +13,7 @@ from .conditioning import ReferenceSetting
 from .constants import Constants
 from .embeddings import Embeddings
 from .participants import Block, Layout, Participant
-from .positions import Grid, reference_ids
+from .positions import Grid, grid_ids
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class ReferenceSequence:
 
     @staticmethod
     def _ids(reference: PlacedReference, like: torch.Tensor) -> torch.Tensor:
-        ids = reference_ids(reference.grid, reference.offset, like.shape[-1], like.device).to(like)
+        ids = grid_ids(reference.grid, reference.offset, like.shape[-1], like.device).to(like)
         return ids if reference.kept is None else ids[list(reference.kept)]
 
     @torch.compiler.disable

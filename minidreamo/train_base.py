@@ -26,6 +26,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast, T5Config, T5EncoderModel
 
 from dreamo_core.block_autoencoder import SCALE, SHIFT
+from dreamo_core.positions import grid_ids
 from dreamo_core.training import flow, weight_map
 from dreamo_core.training.text import T5Prompts
 
@@ -113,7 +114,7 @@ def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: 
         pooled_projections=pooled,
         timestep=times,
         guidance=1 + 4 * torch.rand(len(noisy), device=device),
-        img_ids=flow.token_ids(height // 2, width // 2).to(device),
+        img_ids=grid_ids((height // 2, width // 2)).to(device),
         txt_ids=torch.zeros(t5.shape[1], 3, device=device),
     ).sample
     return flow.unpack(out, height, width)

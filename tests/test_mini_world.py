@@ -11,6 +11,7 @@ from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
 from dreamo_routed.dreamo_core.host import mini_world
 from dreamo_routed.dreamo_core.host.lora import with_loras
 from dreamo_routed.dreamo_core.host.vae import encode_reference
+from dreamo_routed.dreamo_core.positions import grid_ids
 from dreamo_routed.dreamo_core.references import Picture, Reference
 from dreamo_routed.dreamo_core.training import flow
 from dreamo_routed.dreamo_core.training.model import load_transformer
@@ -55,7 +56,7 @@ def test_the_transformer_agrees_with_diffusers(conditioning):
     )
     theirs = load_transformer(WEIGHTS / "flux.safetensors")(
         hidden_states=flow.pack(latent), encoder_hidden_states=text, pooled_projections=pooled,
-        timestep=torch.tensor([0.6]), guidance=torch.tensor([3.5]), img_ids=flow.token_ids(6, 6),
+        timestep=torch.tensor([0.6]), guidance=torch.tensor([3.5]), img_ids=grid_ids((6, 6)),
         txt_ids=torch.zeros(text.shape[1], 3),
     ).sample  # fmt: skip
     torch.testing.assert_close(ours, flow.unpack(theirs, 12, 12), atol=1e-4, rtol=1e-4)

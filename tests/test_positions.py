@@ -1,6 +1,6 @@
 import pytest
 import torch
-from dreamo_routed.dreamo_core.positions import diagonal_offsets, reference_ids, token_grid
+from dreamo_routed.dreamo_core.positions import diagonal_offsets, grid_ids, token_grid
 
 
 def test_odd_edges_count_as_a_whole_patch():
@@ -13,7 +13,7 @@ def test_references_continue_the_diagonal_and_never_overlap(count):
     used = {(row, column) for row in range(image[0]) for column in range(image[1])}
     rows, columns = set(range(image[0])), set(range(image[1]))
     for grid, offset in zip(grids, diagonal_offsets(image, grids), strict=True):
-        ids = reference_ids(grid, offset)
+        ids = grid_ids(grid, offset)
         assert ids.shape == (grid[0] * grid[1], 3)
         assert torch.equal(ids[:, 0], torch.zeros(len(ids)))
         own = [(int(r), int(c)) for _, r, c in ids]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from dreamo_routed.dreamo_core.positions import grid_ids
 from dreamo_routed.dreamo_core.training import flow, losses
 
 
@@ -78,7 +79,7 @@ def test_packing_is_undone_and_orders_tokens_row_by_row():
     assert tokens.shape == (2, 6, 64)
     assert torch.equal(tokens[:, 1], latent[:, :, 0:2, 2:4].flatten(1))
     assert torch.equal(flow.unpack(tokens, 4, 6), latent)
-    assert flow.token_ids(2, 3, (5, 7))[4].tolist() == [0, 6, 8]
+    assert grid_ids((2, 3), (5, 7))[4].tolist() == [0, 6, 8]
 
 
 def test_response_map_against_loops():

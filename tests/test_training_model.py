@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from dreamo_routed.dreamo_core.host import small_models
+from dreamo_routed.dreamo_core.positions import grid_ids
 from dreamo_routed.dreamo_core.training import flow, losses, weight_map
 from dreamo_routed.dreamo_core.training.model import DreamOTransformer, Processor, config_from_host
 
@@ -63,7 +64,7 @@ def test_the_weight_map_gives_equal_outputs(host):
     plain = transformer(host)
     out = plain(
         hidden_states=flow.pack(x["noisy"]), encoder_hidden_states=x["text"], pooled_projections=x["pooled"],
-        timestep=x["times"], guidance=x["guidance"], img_ids=flow.token_ids(4, 6), txt_ids=torch.zeros(7, 3),
+        timestep=x["times"], guidance=x["guidance"], img_ids=grid_ids((4, 6)), txt_ids=torch.zeros(7, 3),
     ).sample  # fmt: skip
     close(flow.unpack(out, 8, 12), host_forward(host, x))
 

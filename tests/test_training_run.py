@@ -14,6 +14,7 @@ import torch
 import training_world
 from dreamo_routed.dreamo_core import embeddings as tables
 from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
+from dreamo_routed.dreamo_core.positions import grid_ids
 from dreamo_routed.dreamo_core.training import flow
 from dreamo_routed.dreamo_core.training.checkpoint import NAME, trained
 from dreamo_routed.dreamo_core.training.config import ConfigError, load_config
@@ -104,7 +105,7 @@ def test_the_peft_folder_changes_diffusers_as_training_did(world, straight):
     adapted = PeftModel.from_pretrained(load_transformer(config.base.transformer), straight / "peft")
     theirs = adapted(
         hidden_states=flow.pack(latent), encoder_hidden_states=text, pooled_projections=pooled,
-        timestep=torch.tensor([0.5]), guidance=torch.tensor([1.0]), img_ids=flow.token_ids(2, 2),
+        timestep=torch.tensor([0.5]), guidance=torch.tensor([1.0]), img_ids=grid_ids((2, 2)),
         txt_ids=torch.zeros(24, 3),
     ).sample  # fmt: skip
     torch.testing.assert_close(flow.unpack(theirs, 4, 4), ours, atol=1e-5, rtol=1e-4)

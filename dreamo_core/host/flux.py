@@ -56,7 +56,7 @@ def count_blocks(model: Any) -> int:
     return len(model.diffusion_model.double_blocks) + len(model.diffusion_model.single_blocks)
 
 
-_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, count_blocks)
+_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation)
 
 
 def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:

@@ -11,8 +11,6 @@ DOWN, UP, ALPHA, BIAS, MAGNITUDE, DORA_SCALE = "down", "up", "alpha", "bias", "m
 
 XLABS, DIFFUSERS, ORIGINAL, KOHYA, PEFT = "XLabs", "diffusers", "BFL/ComfyUI", "kohya", "PEFT"
 
-TEXT_ENCODER = "text encoder"
-
 
 @dataclass(frozen=True)
 class LoraKey:

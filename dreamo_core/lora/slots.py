@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from ..layer_names import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
 
-PARTS = ("q", "k", "v", "mlp", "qkv")
-
 
 @dataclass(frozen=True, order=True)
 class Slot:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..pruning import random_keep
 from . import flow
 from .config import Losses, Stage, Times
 from .features import FeatureStore
@@ -127,8 +128,7 @@ class Batches:
 
     def _keep(self, reference: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         tokens = reference.shape[-1] * reference.shape[-2] // 4
-        left = max(1, round(tokens * (1 - self.stage.reference_token_drop)))
-        return torch.randperm(tokens, generator=generator)[:left].sort().values
+        return random_keep(tokens, self.stage.reference_token_drop, generator).nonzero().flatten()
 
     @staticmethod
     def _rows(features: dict[str, torch.Tensor], name: str, count: int, target: torch.Tensor) -> torch.Tensor:

@@ -46,11 +46,3 @@ def pack(latent: torch.Tensor) -> torch.Tensor:
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Tokens back to (b, c, height, width) latents."""
     return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=height // 2, w=width // 2, p=2, q=2)
-
-
-def token_ids(height: int, width: int, offset: tuple[int, int] = (0, 0)) -> torch.Tensor:
-    """(h w, 3) rotary ids of a grid of tokens: 0, row, column, moved by `offset`."""
-    ids = torch.zeros(height, width, 3)
-    ids[..., 1] = torch.arange(height)[:, None] + offset[0]
-    ids[..., 2] = torch.arange(width)[None] + offset[1]
-    return ids.flatten(0, 1)

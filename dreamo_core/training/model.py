@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..embeddings import MAX_REFERENCES, PLACEHOLDER_ROWS, Embeddings
-from ..positions import diagonal_offsets, reference_ids, token_grid
+from ..positions import diagonal_offsets, grid_ids, token_grid
 from . import flow, losses, weight_map
 
 TARGETS = (
@@ -172,13 +172,13 @@ class DreamOTransformer(nn.Module):
         batch, _, height, width = noisy.shape
         image = token_grid(height, width)
         grids = [token_grid(*reference.shape[-2:]) for reference in references]
-        tokens, ids = [flow.pack(noisy)], [flow.token_ids(*image)]
+        tokens, ids = [flow.pack(noisy)], [grid_ids(image)]
         for number, (reference, grid, offset) in enumerate(
             zip(references, grids, diagonal_offsets(image, grids), strict=True)
         ):
             chosen = slice(None) if kept is None else kept[number]
             tokens.append(flow.pack(reference)[:, chosen])
-            ids.append(reference_ids(grid, offset)[chosen])
+            ids.append(grid_ids(grid, offset)[chosen])
         lengths = [part.shape[1] for part in tokens]
         spans, start = [], text.shape[1] + lengths[0]
         for length in lengths[1:]:
