@@ -35,6 +35,11 @@ def style_sample(world: art.Art, rng: np.random.Generator, pool: np.ndarray) -> 
     return replace(scene, prompt=STYLE_START + scene.prompt), scenes.Subject(name, subject.vendor)
 
 
+def varied_scene(world: art.Art, rng: np.random.Generator, pool: np.ndarray, count: int) -> scenes.Scene:
+    """A scene whose drawings are varied: what a name looks like is then for the reference to say."""
+    return scenes.random_scene(world, rng, pool, count, styled=0.15, mirrored=0.5, recoloured=0.5)
+
+
 def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int, int]) -> str:
     """Draw sample `seed[1]`; returns its manifest line."""
     rng = np.random.default_rng(seed)
@@ -45,11 +50,11 @@ def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int
         shown, masked, prompt = [reference], False, scene.text()
     else:
         count = ["subject", "pair", "triple"].index(task) + 1
-        scene = scenes.random_scene(world, rng, pool, count, styled=0.15)
-        while len(scene.text(placeholders=True)) > LONGEST_PROMPT:
-            scene = scenes.random_scene(world, rng, pool, count, styled=0.15)
-        shown, masked, prompt = list(scene.subjects), True, scene.text(placeholders=True)
+        while len((scene := varied_scene(world, rng, pool, count)).text(placeholders=True)) > LONGEST_PROMPT:
+            pass
+        shown, masked, prompt = list(scene.references), True, scene.text(placeholders=True)
     picture, masks = scenes.draw(world, scene)
+    masks = [masks[scene.numbers.index(n)] for n in range(len(masks))]
     Image.fromarray(picture).save(folder / f"{name}.png")
     entries = []
     for number, subject in enumerate(shown):

@@ -40,12 +40,14 @@ TRIPLE_PLACES = ((MIDDLE, 24), (24, 72), (72, 72))
 
 @dataclass(frozen=True)
 class Subject:
-    """One drawing: row and column of the art, and where it stands."""
+    """One drawing: row and column of the art, where it stands, and how it is varied."""
 
     name: int
     vendor: int
     centre: tuple[int, int] = (40, 40)
     mirrored: bool = False
+    channels: tuple[int, int, int] = (0, 1, 2)
+    """Order of the colour channels: the same drawing in other colours."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Scene:
 
     Attributes:
         subjects: in the order in which the prompt names them.
+        numbers: of each subject's reference, from 0. Not the order of the prompt, or nobody would need placeholders.
         colour, ground: of the background, words of `COLOURS` and `GROUNDS`.
         prompt: without placeholders. `{0}`, `{1}` … stand right after a subject's name.
     """
@@ -63,10 +66,16 @@ class Scene:
     ground: str
     prompt: str
     seed: int
+    numbers: tuple[int, ...]
+
+    @property
+    def references(self) -> tuple[Subject, ...]:
+        """The subjects in the order of their references."""
+        return tuple(self.subjects[self.numbers.index(n)] for n in range(len(self.subjects)))
 
     def text(self, placeholders: bool = False) -> str:
         """The prompt, with ` from [ref#1]` and so on after the names if asked for."""
-        marks = [f" from [ref#{n + 1}]" if placeholders else "" for n in range(len(self.subjects))]
+        marks = [f" from [ref#{n + 1}]" if placeholders else "" for n in self.numbers]
         return self.prompt.format(*marks)
 
 
@@ -94,7 +103,7 @@ def cutout(art: Art, subject: Subject, side: int) -> np.ndarray:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     # "RGBa" is premultiplied: resizing does not bleed the hidden colours of transparent pixels.
     picture = np.asarray(picture.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), float)
-    return np.concatenate([picture[..., :3], picture[..., 3:] / 255], -1)
+    return np.concatenate([picture[..., list(subject.channels)], picture[..., 3:] / 255], -1)
 
 
 def paste(canvas: np.ndarray, picture: np.ndarray, left: int, top: int) -> np.ndarray:
@@ -132,20 +141,36 @@ def article(name: str) -> str:
     return ("an " if name[0] in "aeiou" else "a ") + name
 
 
-def random_scene(art: Art, rng: np.random.Generator, pool: np.ndarray, count: int, styled: float = 0.5) -> Scene:
+def vary(rng: np.random.Generator, mirrored: float, recoloured: float) -> tuple[bool, tuple[int, int, int]]:
+    """Whether a drawing is mirrored, and the order of its colour channels."""
+    flip, recolour = rng.random(2) < (mirrored, recoloured)
+    return bool(flip), tuple(map(int, rng.permutation(3))) if recolour else (0, 1, 2)
+
+
+def random_scene(
+    art: Art, rng: np.random.Generator, pool: np.ndarray, count: int, styled: float = 0.5, twins: bool = False,
+    mirrored: float = 0.0, recoloured: float = 0.0,
+) -> Scene:  # fmt: skip
     """A scene with `count` (1 to 3) different subjects.
 
     Args:
         pool: (n, 2) rows and columns of the art that may appear.
         styled: share of prompts that name the style; only where all subjects have the same.
+        twins: show one drawing twice; for two subjects.
+        mirrored, recoloured: share of drawings varied so.
     """
     picks: list[tuple[int, int]] = []
     while len(picks) < count:
         name, vendor = map(int, pool[rng.integers(len(pool))])
         if name not in [p[0] for p in picks]:
             picks.append((name, vendor))
+    looks = [vary(rng, mirrored, recoloured) for _ in picks]
+    if twins:
+        picks[1], looks[1] = picks[0], looks[0]
     colour, ground = rng.choice(list(COLOURS)), rng.choice(GROUNDS, p=[0.4, 0.2, 0.2, 0.2])
     words = [article(art.names[name]) + "{" + str(n) + "}" for n, (name, _) in enumerate(picks)]
+    if twins:
+        words[1] = f"the same {art.names[picks[0][0]]}{{1}}"
     if count == 1:
         place = rng.choice(list(SINGLE_PLACES), p=[0.6, 0.1, 0.1, 0.1, 0.1])
         centres = [SINGLE_PLACES[place]]
@@ -162,8 +187,9 @@ def random_scene(art: Art, rng: np.random.Generator, pool: np.ndarray, count: in
         prompt += f", {STYLES[picks[0][1]]} style"
     middle = int(rng.choice(MIDDLE)), int(rng.choice(MIDDLE))
     placed = [tuple(m if c is MIDDLE else c for c, m in zip(centre, middle, strict=True)) for centre in centres]
-    subjects = tuple(Subject(n, v, c) for (n, v), c in zip(picks, placed, strict=True))
-    return Scene(subjects, str(colour), str(ground), prompt, int(rng.integers(2**31)))
+    subjects = tuple(Subject(n, v, c, *look) for (n, v), c, look in zip(picks, placed, looks, strict=True))
+    numbers = tuple(map(int, rng.permutation(count)))
+    return Scene(subjects, str(colour), str(ground), prompt, int(rng.integers(2**31)), numbers)
 
 
 def to_pixels(pictures: np.ndarray) -> torch.Tensor:

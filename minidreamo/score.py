@@ -84,7 +84,7 @@ def draw_all(artist: Artist, world: art.Art, chosen: list[Task], seed: int, plac
         prompts = [without_placeholders(prompt) for prompt in prompts]
     references = []
     for place in range(chosen[0].count):
-        shown = np.stack([scenes.draw_reference(world, task.scene.subjects[place]) for task in chosen])
+        shown = np.stack([scenes.draw_reference(world, task.scene.references[place]) for task in chosen])
         references.append(artist.encode(scenes.to_pixels(shown)))
     pixels, maps = artist.draw(prompts, references, seed, steps)
     return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy(), maps
@@ -121,7 +121,7 @@ def score(artist: Artist, world: art.Art, pictures: int, seeds: int, placeholder
                     similar.append(own)
                     chance.append(rivals[0])
                     right.append(own > max(rivals))
-                    overlap.append(iou(responses[n], wanted[n]))
+                    overlap.append(iou(responses[task.scene.numbers[n]], wanted[n]))
                 if count == 2:
                     drawings = [scenes.cutout(world, s, scenes.SUBJECT_SIDE) for s in subjects]
                     table = [[likeness(window(picture, s), d) for d in drawings] for s in subjects]
@@ -148,7 +148,7 @@ def write_sheet(world: art.Art, shown: dict[int, np.ndarray], pictures: int, pat
             columns = []
             for task, picture in list(zip(tasks(world, count, pictures), drawn, strict=True))[start : start + 10]:
                 top = np.full((scenes.REFERENCE_SIDE, scenes.SIDE, 3), 255, np.uint8)
-                for n, subject in enumerate(task.scene.subjects):
+                for n, subject in enumerate(task.scene.references):
                     left = n * scenes.REFERENCE_SIDE
                     top[:, left : left + scenes.REFERENCE_SIDE] = scenes.draw_reference(world, subject)
                 columns.append(np.concatenate([top, picture]))

@@ -48,7 +48,7 @@ def test_masks_are_where_the_subjects_are_and_begin_at_a_tokens_edge(world):
     for count in (1, 2, 3):
         scene = scenes.random_scene(world, rng, pool(world), count)
         picture, masks = scenes.draw(world, scene)
-        empty, _ = scenes.draw(world, scenes.Scene((), scene.colour, scene.ground, "", scene.seed))
+        empty, _ = scenes.draw(world, scenes.Scene((), scene.colour, scene.ground, "", scene.seed, ()))
         changed = np.abs(picture.astype(int) - empty).max(-1) > 8
         assert not (changed & ~(masks > 0).any(0)).any()
         for subject, mask in zip(scene.subjects, masks, strict=True):
@@ -59,11 +59,28 @@ def test_masks_are_where_the_subjects_are_and_begin_at_a_tokens_edge(world):
 
 def test_prompts_name_subjects_places_and_placeholders(world):
     scene = scenes.random_scene(world, np.random.default_rng(2), pool(world), 2, styled=0)
-    first, second = (world.names[s.name] for s in scene.subjects)
     marked = scene.text(placeholders=True)
-    assert f"a {first} from [ref#1]" in marked and f"a {second} from [ref#2]" in marked
+    for number, subject in enumerate(scene.references, start=1):
+        assert f"a {world.names[subject.name]} from [ref#{number}]" in marked
     assert marked.replace(" from [ref#1]", "").replace(" from [ref#2]", "") == scene.text()
     assert marked.endswith(f", on {scene.ground} {scene.colour}")
+
+
+def test_the_order_of_references_is_not_that_of_the_prompt(world):
+    rng = np.random.default_rng(6)
+    drawn = [scenes.random_scene(world, rng, pool(world), 2).numbers for _ in range(100)]
+    assert 30 < drawn.count((1, 0)) < 70
+
+
+def test_twins_are_one_drawing_twice_and_variations_stay_that_drawing(world):
+    rng = np.random.default_rng(7)
+    scene = scenes.random_scene(world, rng, pool(world), 2, styled=0, twins=True, mirrored=1, recoloured=1)
+    first, second = scene.subjects
+    assert (first.name, first.vendor, first.channels) == (second.name, second.vendor, second.channels)
+    assert f"the same {world.names[first.name]}" in scene.text()
+    plain = scenes.cutout(world, scenes.Subject(first.name, first.vendor), 48)
+    varied = scenes.cutout(world, first, 48)[:, ::-1]
+    assert np.allclose(varied[..., :3], plain[..., list(first.channels)]) and np.allclose(varied[..., 3], plain[..., 3])
 
 
 def test_a_style_reference_has_the_vendor_and_another_subject(world):
