@@ -20,15 +20,15 @@ from PIL import Image
 from . import art, scenes
 
 SHARES = {"subject": 0.3, "pair": 0.42, "triple": 0.1, "style": 0.18}
-LONGEST_PROMPT = 88
-"""Letters; keeps every prompt within 32 T5 tokens. Only some of the triples are drawn again for it."""
+LONGEST_PROMPT = 92
+"""Letters; keeps every prompt within 36 T5 tokens. Only some of the triples are drawn again for it."""
 STYLE_START = "generate a same style image. "
 """How the released model is told about a style reference."""
 
 
 def style_sample(world: art.Art, rng: np.random.Generator, pool: np.ndarray) -> tuple[scenes.Scene, scenes.Subject]:
-    """A scene, and another subject drawn by the same vendor."""
-    scene = scenes.random_scene(world, rng, pool, 1, styled=0)
+    """A scene with one of the common subjects, and another subject drawn by the same vendor."""
+    scene = scenes.random_scene(world, rng, scenes.common_pool(world), 1, styled=0)
     subject = scene.subjects[0]
     same = pool[(pool[:, 1] == subject.vendor) & (pool[:, 0] != subject.name)]
     name = int(same[rng.integers(len(same)), 0])

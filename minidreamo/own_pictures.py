@@ -33,7 +33,7 @@ def main() -> None:
     run = load_config(arguments.config)
     torch.set_num_threads(run.threads or torch.get_num_threads())
     artist, world = load_artist(run, None), art.load(arguments.art)
-    rng, pool = np.random.default_rng(arguments.seed), np.argwhere(world.trained)
+    rng, pool = np.random.default_rng(arguments.seed), scenes.common_pool(world)
     drawn = arguments.out / "drawn"
     drawn.mkdir(parents=True, exist_ok=True)
     for start in range(0, arguments.pictures, BATCH):

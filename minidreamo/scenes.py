@@ -19,6 +19,9 @@ REFERENCE_SIDE = 48
 SUBJECT_SIDE = 46
 STYLES = tuple(VENDORS)
 
+COMMON = 32
+"""Subjects that the base sees most: too small to learn every name, it must know some."""
+
 COLOURS = {
     "white": (245, 245, 245), "grey": (150, 150, 150), "black": (35, 35, 35), "red": (205, 60, 55),
     "orange": (240, 150, 50), "yellow": (245, 220, 90), "green": (90, 170, 90), "teal": (60, 165, 165),
@@ -135,6 +138,13 @@ def draw_reference(art: Art, subject: Subject) -> np.ndarray:
     margin = (REFERENCE_SIDE - SUBJECT_SIDE) // 2
     paste(canvas, cutout(art, subject, SUBJECT_SIDE), margin, margin)
     return canvas.clip(0, 255).astype(np.uint8)
+
+
+def common_pool(art: Art) -> np.ndarray:
+    """Rows and columns of the drawings of the common subjects that training may see, always the same."""
+    everything = np.argwhere(art.trained)
+    common = np.random.default_rng(0).permutation(np.unique(everything[:, 0]))[:COMMON]
+    return everything[np.isin(everything[:, 0], common)]
 
 
 def article(name: str) -> str:

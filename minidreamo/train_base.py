@@ -50,8 +50,8 @@ TEXT_TOKENS = 24
 """Prompts are padded to this; longer ones stay longer."""
 BATCH = 32
 RATE = 2e-3
-COMMON = 96
-"""Subjects that make up most of the training; the others share the rest."""
+COMMON_SHARE = 0.6
+"""Of the pictures that show the common subjects only."""
 TWINS = 0.5
 """Share of the pairs that show one drawing twice: a large base can repeat a subject within a picture, and DreamO rests
 on it."""
@@ -62,10 +62,7 @@ class Scenes(torch.utils.data.Dataset):
 
     def __init__(self, world: art.Art, weights: Path, tokenizers: Path, seed: int, size: int):
         self.world, self.seed, self.size = world, seed, size
-        everything = np.argwhere(world.trained)
-        common = np.random.default_rng(seed).permutation(np.unique(everything[:, 0]))[:COMMON]
-        # Most subjects are seen too rarely for a base this small to learn by name; some must be.
-        self.pools = (everything, everything[np.isin(everything[:, 0], common)])
+        self.pools = (np.argwhere(world.trained), scenes.common_pool(world))
         self.autoencoder = load_autoencoder(weights / "autoencoder.safetensors")
         self.t5 = T5Prompts(tokenizers / "text_encoders" / "t5_tokenizer", T5_CONFIG["vocab_size"], TEXT_TOKENS)
         self.clip = CLIPTokenizerFast.from_pretrained(tokenizers / "sd1_tokenizer")
@@ -75,7 +72,7 @@ class Scenes(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, number))
         pictures, texts = [], []
         for _ in range(self.size):
-            pool = self.pools[int(rng.random() < 0.7)]
+            pool = self.pools[int(rng.random() < COMMON_SHARE)]
             count = int(rng.choice([1, 2, 3], p=[0.5, 0.45, 0.05]))
             twins = count == 2 and rng.random() < TWINS
             # Twins in other colours cannot be drawn by name alone: the one must be seen in the other.

@@ -20,7 +20,7 @@ from ..block_autoencoder import BlockAutoencoder
 from .small_models import VAE_CONFIG
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "minidreamo" / "weights"
-TEXT_TOKENS = 32
+TEXT_TOKENS = 36
 """T5 tokens a prompt is padded to, as in training."""
 
 
