@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from .parallel import like, whole
 
 NAME = "checkpoint.safetensors"
 
@@ -17,11 +20,19 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, step: int) -> None:
-    """Trained parameters, optimizer state and place in the run; the file before it stays until this one is whole."""
-    tensors = {f"model.{name}": parameter.detach() for name, parameter in trained(model).items()}
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, step: int, write: bool = True
+) -> None:
+    """Trained parameters, optimizer state and place in the run; the file before it stays until this one is whole.
+
+    Args:
+        write: whether this process writes the file. Where parameters are sharded every process must call this.
+    """
+    tensors = {f"model.{name}": whole(parameter) for name, parameter in trained(model).items()}
     for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+        tensors |= {f"optimizer.{number}.{key}": whole(value) for key, value in state.items()}
+    if not write:
+        return
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"{NAME}.part"
@@ -31,15 +42,29 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     os.replace(scratch, folder / NAME)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    """Restore what `save_checkpoint` kept; returns stage and step, (0, 0) where there is no checkpoint.
+@dataclass(frozen=True)
+class Place:
+    """Where a run stopped.
+
+    Attributes:
+        stage, step: the next to do.
+        optimizer: state by number of the parameter; empty where there was no checkpoint.
+    """
+
+    stage: int
+    step: int
+    optimizer: dict[int, dict[str, torch.Tensor]]
+
+
+def load_checkpoint(folder: Path, model: nn.Module) -> Place:
+    """Put what `save_checkpoint` kept into a model that is not sharded yet; stage and step 0 without a checkpoint.
 
     Raises:
         ValueError: the checkpoint is of another model.
     """
     path = folder / NAME
     if not path.exists():
-        return 0, 0
+        return Place(0, 0, {})
     try:
         with safe_open(path, "pt") as file:
             stage, step = int(file.metadata()["stage"]), int(file.metadata()["step"])
@@ -61,5 +86,14 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         if key.startswith("optimizer."):
             _, number, name = key.split(".", 2)
             state.setdefault(int(number), {})[name] = value
+    return Place(stage, step, state)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, place: Place) -> None:
+    """Give an optimizer over the parameters, sharded or not, the state they stopped with."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        number: {name: like(value, parameters[number]) for name, value in values.items()}
+        for number, values in place.optimizer.items()
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return stage, step

@@ -72,6 +72,26 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Pictures drawn on the way, always of the same lines with the same noise.
+
+    Attributes:
+        every: steps between them, 0 for none.
+        count: the first lines of the manifest.
+        manifest: of the lines; that of the first stage where it is not given.
+        steps, guidance: of drawing.
+        block: whose response maps are shown, a number among the probed ones; −1 for their mean.
+    """
+
+    every: int = 0
+    count: int = 4
+    manifest: Path | None = None
+    steps: int = 12
+    guidance: float = 3.5
+    block: int = -1
+
+
+@dataclass(frozen=True)
 class Stage:
     """One of the progressive stages.
 
@@ -103,6 +123,7 @@ class Run:
     model: Model = field(default_factory=Model)
     losses: Losses = field(default_factory=Losses)
     times: Times = field(default_factory=Times)
+    samples: Samples = field(default_factory=Samples)
     seed: int = 0
     precision: str = "no"
     save_every: int = 500
@@ -112,6 +133,8 @@ class Run:
 
 def _convert(value: Any, kind: Any, where: str, folder: Path) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return _convert(value, inner[0], where, folder)
     if is_dataclass(kind):
         return _build(kind, value, where, folder)
     if origin is tuple:
@@ -159,6 +182,11 @@ def _check(run: Run, where: str) -> None:
             raise ConfigError(f"{where}.stages[{n}].reference_token_drop: must be in [0, 1).")
         if any(weight < 0 for weight in stage.mixture.values()) or not sum(stage.mixture.values()):
             raise ConfigError(f"{where}.stages[{n}].mixture: weights must not be negative nor all 0.")
+    for name, low in (("every", 0), ("count", 1), ("steps", 1), ("block", -1)):
+        if getattr(run.samples, name) < low:
+            raise ConfigError(f"{where}.samples.{name}: must be at least {low}, got {getattr(run.samples, name)}.")
+    if run.model.probed and run.samples.block >= len(run.model.probed):
+        raise ConfigError(f"{where}.samples.block: {run.samples.block}, but {len(run.model.probed)} blocks are probed.")
     if run.precision not in ("no", "bf16", "fp16"):
         raise ConfigError(f"{where}.precision: expected no, bf16 or fp16, got {run.precision!r}.")
     if run.base.dtype not in ("float32", "bfloat16", "float16"):

@@ -7,21 +7,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTokenizerFast, T5EncoderModel
 
-from . import flow
+from . import flow, parallel
 from .batches import Batch, Batches
-from .checkpoint import load_checkpoint, save_checkpoint, trained
+from .checkpoint import load_checkpoint, restore_optimizer, save_checkpoint, trained
 from .config import Run, Stage
 from .export import export
 from .features import Encoders, FeatureStore, file_identity, load_autoencoder
 from .losses import routing_errors, weighted_sum
 from .manifest import read_manifest
-from .model import DreamOTransformer, load_transformer
+from .model import DreamOTransformer, Prediction, load_transformer
+from .samples import Samples
 from .text import T5Prompts, load_clip, load_t5, t5_inputs
 
 
@@ -39,12 +41,24 @@ class Objective(nn.Module):
 
     def text(self, batch: Batch) -> torch.Tensor:
         """(b, t, c): cached features, and T5's own for the prompts with placeholders."""
-        rows = batch.marked.nonzero().flatten()
-        if not len(rows):
+        if not self.run.losses.placeholders:
             return batch.t5
+        # At least one row, marked or not: all processes must go through the same modules and have the same gradients.
+        rows = batch.marked.nonzero().flatten() if batch.marked.any() else batch.marked.new_zeros(1).long()
         inputs = t5_inputs(self.t5.shared.weight, self.model.placeholders, batch.t5_ids[rows])
         features = self.t5(inputs_embeds=inputs).last_hidden_state.to(batch.t5.dtype)
+        features = torch.where(batch.marked[rows, None, None], features, batch.t5[rows])
         return batch.t5.index_copy(0, rows, features)
+
+    def _predict(self, batch: Batch, noisy: torch.Tensor, times: torch.Tensor, guidance: float, probe: bool):
+        return self.model(
+            noisy, times, self.text(batch), batch.pooled, torch.full_like(times, guidance), batch.references,
+            batch.kept, batch.positions if probe else None,
+        )  # fmt: skip
+
+    def look(self, batch: Batch, noisy: torch.Tensor, times: torch.Tensor, guidance: float) -> Prediction:
+        """Velocity and response maps at any point of the way from noise to picture."""
+        return self._predict(batch, noisy, times, guidance, probe=True)
 
     def forward(self, batch: Batch, share: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 5 and its parts.
@@ -53,16 +67,10 @@ class Objective(nn.Module):
             share: number of processes; parts are scaled so that the mean over processes is the mean over the batch.
         """
         weights = self.run.losses
-        predicted = self.model(
-            flow.interpolate(batch.target, batch.noise, batch.times),
-            batch.times,
-            self.text(batch),
-            batch.pooled,
-            torch.full_like(batch.times, self.run.times.guidance),
-            batch.references,
-            batch.kept,
-            batch.positions if weights.routing or weights.placeholder else None,
-        )
+        predicted = self._predict(
+            batch, flow.interpolate(batch.target, batch.noise, batch.times), batch.times, self.run.times.guidance,
+            probe=bool(weights.routing or weights.placeholder),
+        )  # fmt: skip
         errors = predicted.velocity.float() - flow.velocity(batch.target, batch.noise)
         parts = {"flow": errors.square().mean()}
         if predicted.maps is not None:
@@ -118,9 +126,10 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 class Log:
-    """Losses as JSON lines, and as TensorBoard scalars where tensorboard is installed."""
+    """Losses as JSON lines, pictures as PNG files; both in TensorBoard too where that is installed."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
         try:
@@ -136,6 +145,14 @@ class Log:
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """(h, w, 3) bytes."""
+        path = self.folder / "samples" / f"{step:06d}-{name.replace(' ', '-')}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+        if self.board:
+            self.board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.file.close()
@@ -155,46 +172,57 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    accelerator = Accelerator(
-        mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
+    accelerator, settings = parallel.accelerator_for(run.precision), parallel.sharding()
+    if settings and run.precision == "fp16":
+        raise ValueError('precision = "fp16" has no loss scaling with FSDP; use "bf16" or "no".')
     main, world = accelerator.is_main_process, accelerator.num_processes
     encoders = load_encoders(run)
     stores: dict[Path, FeatureStore] = {}
-    for manifest in dict.fromkeys(stage.manifest for stage in run.stages):
+    shown = run.samples.manifest or run.stages[0].manifest
+    manifests = [stage.manifest for stage in run.stages] + ([shown] if run.samples.every else [])
+    for manifest in dict.fromkeys(manifests):
         samples = read_manifest(manifest)
         with accelerator.main_process_first():
             stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say if main else _silent)
     model = build_model(run, encoders.t5.config.d_model)
+    # Before the processes are joined: all of them then hold the restored parameters.
+    place = load_checkpoint(run.output, model)
+    if place.stage or place.step:
+        say(f"going on at stage {run.stages[min(place.stage, len(run.stages) - 1)].name!r}, step {place.step}")
+    inner = objective = Objective(model, encoders.t5, run)
+    if settings:
+        held = parallel.shard(objective, settings, accelerator.device, ["look"])
+        if main:
+            say(held)
+    else:
+        objective = accelerator.prepare(objective)
     learned = list(trained(model).values())
     optimizer = torch.optim.Adam(learned, lr=0.0)
-    # Before `prepare`: DDP then sends the restored parameters to every process.
-    first_stage, first_step = load_checkpoint(run.output, model, optimizer)
-    if first_stage or first_step:
-        say(f"going on at stage {run.stages[min(first_stage, len(run.stages) - 1)].name!r}, step {first_step}")
-    objective, optimizer = accelerator.prepare(Objective(model, encoders.t5, run), optimizer)
+    restore_optimizer(optimizer, place)
+    stepping = optimizer if settings else accelerator.prepare(optimizer)
+    samples = Samples(run, stores[shown], encoders.autoencoder) if run.samples.every else None
     log = Log(run.output) if main else None
-    done = sum(stage.steps for stage in run.stages[:first_stage])
+    done = sum(stage.steps for stage in run.stages[: place.stage])
     stopped = False
-    for number in range(first_stage, len(run.stages)):
+    for number in range(place.stage, len(run.stages)):
         stage = run.stages[number]
         batches = Batches(
             stores[stage.manifest], stage, run.losses, run.times, (run.seed, number), accelerator.process_index, world
         )
-        begin = first_step if number == first_stage else 0
+        begin = place.step if number == place.stage else 0
         progress = tqdm(range(begin, stage.steps), desc=stage.name, disable=not main, mininterval=10, initial=begin,
                         total=stage.steps)  # fmt: skip
         for step in progress:
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(stage, step)
-            optimizer.zero_grad()
+            stepping.zero_grad()
             with accelerator.autocast():
                 loss, parts = objective(move(batches[step], accelerator.device), world)
             accelerator.backward(loss)
             if stage.clip:
                 accelerator.clip_grad_norm_(learned, stage.clip)
-            optimizer.step()
+            stepping.step()
             if (step + 1) % run.log_every == 0:
                 values = accelerator.reduce(torch.stack([loss.detach(), *parts.values()]), "mean").tolist()
                 if log:
@@ -202,19 +230,24 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
                     rate = {"learning_rate": learning_rate(stage, step), "seconds": time.perf_counter() - began}
                     log.write(done + step + 1, stage.name, dict(zip(names, values, strict=True)) | rate)
                     progress.set_postfix(loss=values[0])
-            stopped = until is not None and time.time() > until
+            if samples and (done + step + 1) % run.samples.every == 0:
+                # Every process draws: a sharded model needs them all.
+                with accelerator.autocast():
+                    pictures = samples.draw(lambda *args: inner.look(move(args[0], accelerator.device), *args[1:]))
+                for name, picture in pictures.items() if log else ():
+                    log.picture(done + step + 1, name, picture)
+            stopped = until is not None and parallel.agreed(accelerator, time.time() > until)
             last = step + 1 == stage.steps
-            if main and ((step + 1) % run.save_every == 0 or last or stopped):
-                save_checkpoint(run.output, model, optimizer.optimizer, number + last, 0 if last else step + 1)
+            if (step + 1) % run.save_every == 0 or last or stopped:
+                save_checkpoint(run.output, model, optimizer, number + last, 0 if last else step + 1, write=main)
             if stopped:
                 break
         if stopped:
             say(f"stopped in stage {stage.name!r} after step {step + 1}; the same command goes on from there")
             break
         done += stage.steps
-    path = run.output / "dreamo.safetensors"
-    if main:
-        export(model, run.output)
+    path = export(model, run.output, write=main)
+    if log:
         log.close()
     accelerator.wait_for_everyone()
     return path

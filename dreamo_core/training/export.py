@@ -12,6 +12,7 @@ from ..embeddings import Embeddings
 from ..lora.layer import LoraLayer
 from ..lora.slots import Slot
 from .model import DreamOTransformer
+from .parallel import whole
 
 _SLOTS = {
     ("transformer_blocks", "attn.to_qkv"): "img_attn.qkv",
@@ -39,18 +40,21 @@ def lora_parameters(model: DreamOTransformer) -> dict[Slot, tuple[torch.nn.Param
 
 def lora_layers(model: DreamOTransformer) -> dict[Slot, LoraLayer]:
     """The LoRA as the pack's own files know it; its scale is 1."""
-    return {
-        slot: LoraLayer(down.detach().cpu(), up.detach().cpu()) for slot, (down, up) in lora_parameters(model).items()
-    }
+    return {slot: LoraLayer(whole(down).cpu(), whole(up).cpu()) for slot, (down, up) in lora_parameters(model).items()}
 
 
-def export(model: DreamOTransformer, folder: Path) -> Path:
-    """Write `dreamo.safetensors` and `peft/`; each file is replaced at once or not at all. Returns the former."""
-    tables = Embeddings(*(t.detach().cpu() for t in (model.task, model.index, model.placeholders)))
+def export(model: DreamOTransformer, folder: Path, write: bool = True) -> Path:
+    """Write `dreamo.safetensors` and `peft/`; each file is replaced at once or not at all. Returns the former.
+
+    Args:
+        write: whether this process writes. Where parameters are sharded every process must call this.
+    """
+    tables = Embeddings(*(whole(t).cpu() for t in (model.task, model.index, model.placeholders)))
     layers = lora_layers(model)
-    write_dreamo(folder / "dreamo.safetensors", layers, tables)
-    if layers:
-        write_peft_folder(folder / "peft", layers, tables)
+    if write:
+        write_dreamo(folder / "dreamo.safetensors", layers, tables)
+        if layers:
+            write_peft_folder(folder / "peft", layers, tables)
     return folder / "dreamo.safetensors"
 
 

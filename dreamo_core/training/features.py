@@ -28,10 +28,14 @@ SHARD = 64
 
 
 class Autoencoder(Protocol):
+    """(b, 3, h, w) pixels in −1 to 1 to (b, 16, h / 8, w / 8) latents and back."""
+
     def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
+    def decode(self, latent: torch.Tensor) -> torch.Tensor: ...
 
-class KlEncoder:
+
+class KlAutoencoder:
     """diffusers' AutoencoderKL, as FLUX.1's, with the mean of its posterior."""
 
     def __init__(self, folder: Path):
@@ -42,11 +46,14 @@ class KlEncoder:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.encode(pixels).latent_dist.mode()
 
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(latent).sample
+
 
 def load_autoencoder(path: Path) -> Autoencoder:
     """A folder of diffusers' AutoencoderKL, or the mini world's file."""
     if path.is_dir():
-        return KlEncoder(path)
+        return KlAutoencoder(path)
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key).float() for key in file.keys()}
     model = BlockAutoencoder()
