@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +58,13 @@ class Artist:
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[str], references: Sequence[torch.Tensor], seed: int, steps: int = 12, cfg: float = 1.0,
-        side: int = 96,
+        side: int = 96, watch: Callable[[torch.Tensor], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Euler on the host's schedule, from the host's noise.
 
         Args:
             references: each (b, 16, h, w) latents, one per place in the chain.
+            watch: shown every step's (k, b, r, n) response maps of the k probed blocks.
             cfg: true classifier-free guidance against the empty prompt without references; 1 for none.
 
         Returns:
@@ -85,6 +86,8 @@ class Artist:
             velocity = out.velocity
             if out.maps is not None:
                 maps.append(out.maps.mean(0))
+                if watch:
+                    watch(out.maps)
             if cfg != 1.0:
                 plain = self.model(latent, at, empty, empty_pooled, guidance).velocity
                 velocity = plain + cfg * (velocity - plain)

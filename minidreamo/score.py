@@ -1,12 +1,21 @@
 """Scores of a trained mini DreamO on subjects it has never seen, seeds fixed, with spread over seeds.
 
     python3 scripts/host.py exec -m minidreamo.score CONFIG.toml [DREAMO.safetensors] [--pictures 48] [--seeds 3]
-                                                     [--sheet FILE.webp] [--no-placeholders]
+                                                     [--sheet FILE.webp] [--json FILE] [--no-placeholders]
 
-- similarity: the subject's place in the picture against the reference's drawing, as the correlation of their pixels
-  over the drawing's opaque part (1 is a copy; `chance` is the same against another subject's drawing).
-- right: share of subjects more like their own drawing than like any of 19 others.
-- swapped: in two-subject pictures, share in which each place is more like the other reference.
+By the classifier of `classifier.py`, a network trained on the same drawings by several vendors:
+- subject: cosine of the features of the subject's place and of the reference's drawing (1 is a copy; `subject chance`
+  is against another subject's drawing).
+- named: share of subjects that the classifier names rightly among 20, from the other vendors' drawings.
+- place, ground: share of pictures whose arrangement and whose ground's colour are those of the prompt.
+- prompt: share of pictures that have all of that right, every subject included.
+- swapped: in two-subject pictures, share in which the places are more like each other's references (chance 0.5).
+
+By pixels alone:
+- pixels: correlation with the reference's drawing over its opaque part; `pixels chance` against another subject's.
+- pixels right: share of subjects more like their own drawing than like any of 19 others (chance 0.05).
+- pixels swapped: as swapped.
+
 - IoU: the reference's response map (Eq. 2), its top tokens as many as the mask has, against the mask.
 """
 
@@ -15,6 +24,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +34,11 @@ import torch
 from PIL import Image
 
 from dreamo_core.training.config import load_config
-from dreamo_core.training.text import without_placeholders
 
-from . import art, scenes
+from . import art, classifier, scenes
 from .sampling import Artist, load_artist
 
 SEED = 20_000
-OTHERS = 19
 
 
 @dataclass(frozen=True)
@@ -77,66 +86,117 @@ def token_masks(masks: np.ndarray) -> torch.Tensor:
     )
 
 
-def draw_all(artist: Artist, world: art.Art, chosen: list[Task], seed: int, placeholders: bool, steps: int):
-    """Pictures (n, h, w, 3) bytes and response maps (n, r, tokens) of tasks with equally many references."""
-    prompts = [task.scene.text(placeholders=True) for task in chosen]
-    if not placeholders:
-        prompts = [without_placeholders(prompt) for prompt in prompts]
+def draw_all(
+    artist: Artist, world: art.Art, chosen: list[Task], seed: int, placeholders: bool = True, steps: int = 12,
+    watch: Callable[[torch.Tensor], None] | None = None,
+):  # fmt: skip
+    """Pictures (n, h, w, 3) bytes and response maps (n, r, tokens) of tasks with equally many references.
+
+    Args:
+        watch: see `Artist.sample`.
+
+    Returns:
+        The maps are in the order in which the prompt names the subjects.
+    """
+    prompts = [task.scene.text(placeholders=placeholders) for task in chosen]
     references = []
     for place in range(chosen[0].count):
         shown = np.stack([scenes.draw_reference(world, task.scene.references[place]) for task in chosen])
         references.append(artist.encode(scenes.to_pixels(shown)))
-    pixels, maps = artist.draw(prompts, references, seed, steps)
-    return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy(), maps
+    pixels, maps = artist.draw(prompts, references, seed, steps, watch=watch)
+    return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy(), in_prompts_order(maps, chosen)
 
 
-def score(artist: Artist, world: art.Art, pictures: int, seeds: int, placeholders: bool = True, steps: int = 12):
-    """Numbers by name, one list entry a seed; and the first seed's pictures by number of references."""
+def in_prompts_order(maps: torch.Tensor, chosen: list[Task]) -> torch.Tensor:
+    """(…, n, r, tokens) maps of references as those of the subjects in the order of the prompt."""
+    order = torch.tensor([task.scene.numbers for task in chosen])
+    return maps.take_along_dim(order[..., None], -2)
+
+
+def more_alike_crosswise(table: list[list[float]]) -> bool:
+    """Whether two places (rows) are more like each other's drawings (columns) than like their own."""
+    return table[0][1] + table[1][0] > table[0][0] + table[1][1]
+
+
+def by_pixels(world: art.Art, subjects: tuple[scenes.Subject, ...], picture: np.ndarray, among: list[np.ndarray]):
+    """Scores of one picture by name, each a list with one number a subject or a picture."""
+
+    def drawn(name: int, vendor: int) -> np.ndarray:
+        return scenes.cutout(world, scenes.Subject(name, vendor), scenes.SUBJECT_SIDE)
+
+    found: dict[str, list[float]] = {"pixels": [], "pixels chance": [], "pixels right": []}
+    for subject, names in zip(subjects, among, strict=True):
+        own, *rivals = (likeness(window(picture, subject), drawn(int(n), subject.vendor)) for n in names)
+        found["pixels"].append(own)
+        found["pixels chance"].append(rivals[0])
+        found["pixels right"].append(own > max(rivals))
+    if len(subjects) == 2:
+        drawings = [drawn(s.name, s.vendor) for s in subjects]
+        table = [[likeness(window(picture, s), d) for d in drawings] for s in subjects]
+        found["pixels swapped"] = [more_alike_crosswise(table)]
+    return found
+
+
+def by_classifier(judge: classifier.Judge, scene: scenes.Scene, picture: np.ndarray, among: list[np.ndarray]):
+    """As `by_pixels`."""
+    subjects = scene.subjects
+    features = judge.features([classifier.window(picture, subject) for subject in subjects])
+    place, colour, _ = judge.layout_of(picture[None])[0].tolist()
+    found = {
+        "subject": [judge.likeness(f, s) for f, s in zip(features, subjects, strict=True)],
+        "subject chance": [
+            judge.likeness(f, scenes.Subject(int(names[1]), s.vendor))
+            for f, s, names in zip(features, subjects, among, strict=True)
+        ],
+        "named": [judge.named_right(*each) for each in zip(features, subjects, among, strict=True)],
+        "place": [place == classifier.place_of(scene)],
+        "ground": [colour == classifier.COLOURS.index(scene.colour)],
+    }
+    found["prompt"] = [all(found["named"]) and found["place"][0] and found["ground"][0]]
+    if len(subjects) == 2:
+        found["swapped"] = [more_alike_crosswise([[judge.likeness(f, s) for s in subjects] for f in features])]
+    return found
+
+
+def measure(judge: classifier.Judge, world: art.Art, task: Task, picture: np.ndarray, rng: np.random.Generator):
+    """All scores of one picture except IoU, each a list with one number a subject or a picture."""
+    among = [classifier.candidates(len(world.names), subject.name, rng) for subject in task.scene.subjects]
+    return by_classifier(judge, task.scene, picture, among) | by_pixels(world, task.scene.subjects, picture, among)
+
+
+def score(
+    artist: Artist, world: art.Art, judge: classifier.Judge, pictures: int, seeds: int, placeholders: bool = True,
+    counts: Sequence[int] = (1, 2),
+):  # fmt: skip
+    """Numbers by name, one list entry a seed; and the first seed's pictures by number of references.
+
+    Args:
+        placeholders: whether the prompts have them.
+        counts: numbers of references.
+    """
     numbers: dict[str, list[float]] = {}
     shown = {}
     rng = np.random.default_rng(SEED)
-    for count in (1, 2):
+    for count in counts:
         chosen = tasks(world, count, pictures)
+        wanted = [token_masks(scenes.draw(world, task.scene)[1]) for task in chosen]
         for seed in range(seeds):
-            drawn, maps = draw_all(artist, world, chosen, SEED + seed, placeholders, steps)
+            drawn, maps = draw_all(artist, world, chosen, SEED + seed, placeholders)
             if seed == 0:
                 shown[count] = drawn
-            similar, chance, right, swapped, overlap = [], [], [], [], []
-            for task, picture, responses in zip(chosen, drawn, maps, strict=True):
-                subjects = task.scene.subjects
-                _, masks = scenes.draw(world, task.scene)
-                wanted = token_masks(masks)
-                for n, subject in enumerate(subjects):
-                    part = window(picture, subject)
-                    own = likeness(part, scenes.cutout(world, subject, scenes.SUBJECT_SIDE))
-                    others = rng.choice(
-                        [m for m in range(len(world.names)) if m != subject.name], OTHERS, replace=False
-                    )
-                    rivals = [
-                        likeness(
-                            part, scenes.cutout(world, scenes.Subject(int(m), subject.vendor), scenes.SUBJECT_SIDE)
-                        )
-                        for m in others
-                    ]
-                    similar.append(own)
-                    chance.append(rivals[0])
-                    right.append(own > max(rivals))
-                    overlap.append(iou(responses[task.scene.numbers[n]], wanted[n]))
-                if count == 2:
-                    drawings = [scenes.cutout(world, s, scenes.SUBJECT_SIDE) for s in subjects]
-                    table = [[likeness(window(picture, s), d) for d in drawings] for s in subjects]
-                    swapped.append(table[0][1] + table[1][0] > table[0][0] + table[1][1])
-            for name, values in (
-                ("similarity", similar), ("chance", chance), ("right", right), ("swapped", swapped), ("IoU", overlap),
-            ):  # fmt: skip
-                if values:
-                    numbers.setdefault(f"{name} ({count})", []).append(float(np.mean(values)))
+            found: dict[str, list[float]] = defaultdict(list)
+            for task, picture, responses, masks in zip(chosen, drawn, maps, wanted, strict=True):
+                for name, values in measure(judge, world, task, picture, rng).items():
+                    found[name] += values
+                found["IoU"] += [iou(response, mask) for response, mask in zip(responses, masks, strict=True)]
+            for name, values in found.items():
+                numbers.setdefault(f"{name} ({count})", []).append(float(np.mean(values)))
     return numbers, shown
 
 
 def table(numbers: dict[str, list[float]]) -> str:
     return "\n".join(
-        f"{name:16} {statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}" for name, values in numbers.items()
+        f"{name:20} {statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}" for name, values in numbers.items()
     )
 
 
@@ -171,7 +231,8 @@ def main() -> None:
     run = load_config(arguments.config)
     torch.set_num_threads(run.threads or torch.get_num_threads())
     world, artist = art.load(arguments.art), load_artist(run, arguments.dreamo)
-    numbers, shown = score(artist, world, arguments.pictures, arguments.seeds, not arguments.no_placeholders)
+    judge = classifier.load(world)
+    numbers, shown = score(artist, world, judge, arguments.pictures, arguments.seeds, not arguments.no_placeholders)
     print(table(numbers))
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=1) + "\n")

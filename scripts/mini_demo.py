@@ -2,7 +2,8 @@
 
     python3 scripts/host.py exec scripts/mini_demo.py [--out DIR]
 
-Writes a contact sheet: each row has a prompt, its references, then one picture a seed. Also called by ./demo.sh.
+Writes a contact sheet: each row has a prompt, its references, then one picture a seed. With two and three references
+the same seeds follow once more, routed, and the regions that routing found in the first. Also called by ./demo.sh.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from comfy_server import Server
+from graph import default_of, inputs_of, is_widget
 from PIL import Image, ImageDraw
 
 REPO = Path(__file__).resolve().parent.parent
@@ -36,8 +39,21 @@ ROWS = (
 )  # fmt: skip
 
 
-def prompt_for(text: str, references: tuple[str, ...], task: str, seed: int) -> dict[str, Any]:
-    """An API prompt: demo models, DreamO, references, one picture of 96 × 96."""
+# A subject stands on nine of the 36 tokens, and there is no step to lose: regions before the first.
+ROUTING = {"gamma": 0.25, "masks_from": "extra first pass"}
+
+
+def routing_node(object_info: dict[str, Any]) -> dict[str, Any]:
+    """DreamO Routing with its defaults but for `ROUTING`; its model is still to be linked."""
+    declared = inputs_of(object_info["DreamORouting"])
+    defaults = {name: default_of(kind, options) for name, kind, options in declared if is_widget(kind, options)}
+    return {"class_type": "DreamORouting", "inputs": defaults | ROUTING}
+
+
+def prompt_for(
+    text: str, references: tuple[str, ...], task: str, seed: int, routing: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """An API prompt: demo models, DreamO, references, one picture of 96 × 96; with a routing node, its regions too."""
     nodes: dict[str, Any] = {
         "models": {"class_type": "DreamODemoModels", "inputs": {"seed": 0, "weights": "mini world"}},
         "dreamo": {
@@ -73,16 +89,21 @@ def prompt_for(text: str, references: tuple[str, ...], task: str, seed: int) -> 
         },  # fmt: skip
     }
     sampling = {"seed": seed, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-    nodes["sample"] = {
-        "class_type": "KSampler",
-        "inputs": {
-            "model": ["apply", 0],
-            "positive": ["apply", 1],
-            "negative": ["empty", 0],
-            "latent_image": ["latent", 0],
-            **sampling,
-        },  # fmt: skip
-    }
+    sampling |= {"positive": ["apply", 1], "negative": ["empty", 0], "latent_image": ["latent", 0]}
+    if routing:
+        nodes["routing"] = {**routing, "inputs": routing["inputs"] | {"model": ["apply", 0]}}
+        sampling |= {"model": ["routing", 0], "live_maps": False}
+        nodes["sample"] = {"class_type": "DreamORoutedSampler", "inputs": sampling}
+        nodes["preview"] = {
+            "class_type": "DreamORoutingPreview",
+            "inputs": {"maps": ["sample", 3], "image": ["decode", 0], "opacity": 0.8},
+        }
+        nodes["regions"] = {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["preview", 0], "filename_prefix": "mini_regions"},
+        }
+    else:
+        nodes["sample"] = {"class_type": "KSampler", "inputs": sampling | {"model": ["apply", 0]}}
     nodes["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["models", 2]}}
     nodes["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "mini"}}
     return nodes
@@ -98,30 +119,52 @@ def install(base: Path) -> None:
     shutil.copy(MINI / "weights" / "dreamo.safetensors", models / DREAMO_NAME)
 
 
-def run_rows(server: Server) -> list[tuple[str, list[Path], list[Path]]]:
-    """Draw every row; returns prompt, reference pictures and results."""
-    done = []
+@dataclass(frozen=True)
+class Row:
+    """A row of the sheet: picture files, `routed` and `regions` empty with one reference."""
+
+    text: str
+    references: list[Path]
+    pictures: list[Path]
+    routed: list[Path]
+    regions: list[Path]
+
+
+def run_rows(server: Server) -> list[Row]:
+    """Draw every row."""
+    done, routing = [], routing_node(server.object_info())
+
+    def draw(*values: Any) -> dict[str, list[Path]]:
+        outputs = server.run(prompt_for(*values))
+        return {node: server.image_files({node: output}) for node, output in outputs.items()}
+
     for text, references, task in ROWS:
         started = time.monotonic()
-        results = []
-        for seed in SEEDS:
-            outputs = server.run(prompt_for(text, references, task, seed))
-            results += server.image_files(outputs)
+        plain = [draw(text, references, task, seed) for seed in SEEDS]
+        kept = [draw(text, references, task, seed, routing) for seed in SEEDS] if len(references) > 1 else []
         print(f"  {text}: {time.monotonic() - started:.1f} s", flush=True)
-        done.append((text, [MINI / "references" / f"{name}.png" for name in references], results))
+        shown = [MINI / "references" / f"{name}.png" for name in references]
+        pictures, routed = ([found["save"][0] for found in group] for group in (plain, kept))
+        done.append(Row(text, shown, pictures, routed, [found["regions"][0] for found in kept[:1]]))
     return done
 
 
-def sheet(rows: list[tuple[str, list[Path], list[Path]]], target: Path) -> None:
-    most = max(len(references) for _, references, _ in rows)
-    picture = Image.new("RGB", ((most + len(SEEDS)) * CELL, len(rows) * (CELL + 20)), "white")
+def sheet(rows: list[Row], target: Path) -> None:
+    most = max(len(row.references) for row in rows)
+    routed = most + len(SEEDS)
+    starts = {"references": 0, "unrouted": most, "routed": routed, "regions of the first": routed + len(SEEDS)}
+    picture = Image.new("RGB", ((starts["regions of the first"] + 1) * CELL, len(rows) * (CELL + 20) + 20), "white")
     draw = ImageDraw.Draw(picture)
-    for n, (text, references, results) in enumerate(rows):
-        top = n * (CELL + 20)
-        draw.text((4, top + 4), text, fill="black")
-        for column, path in [*enumerate(references), *enumerate(results, start=most)]:
-            cell = Image.open(path).convert("RGB").resize((CELL - 6, CELL - 6), Image.Resampling.BICUBIC)
-            picture.paste(cell, (column * CELL + 3, top + 20))
+    for name, column in starts.items():
+        draw.text((column * CELL + 4, 4), name, fill="gray")
+    for n, row in enumerate(rows):
+        top = n * (CELL + 20) + 20
+        draw.text((4, top + 4), row.text, fill="black")
+        parts = (row.references, row.pictures, row.routed, row.regions)
+        for start, paths in zip(starts.values(), parts, strict=True):
+            for column, path in enumerate(paths, start=start):
+                cell = Image.open(path).convert("RGB").resize((CELL - 6, CELL - 6), Image.Resampling.BICUBIC)
+                picture.paste(cell, (column * CELL + 3, top + 20))
     picture.save(target)
 
 

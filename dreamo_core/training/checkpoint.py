@@ -56,6 +56,22 @@ class Place:
     optimizer: dict[int, dict[str, torch.Tensor]]
 
 
+def progress(folder: Path) -> tuple[int, int]:
+    """Stage and step that a run goes on with; (0, 0) without a checkpoint, its number of stages when it is finished.
+
+    Raises:
+        ValueError: the file is not a checkpoint.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return 0, 0
+    try:
+        with safe_open(path, "pt") as file:
+            return int(file.metadata()["stage"]), int(file.metadata()["step"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this trainer ({error}); move it away.") from error
+
+
 def load_checkpoint(folder: Path, model: nn.Module) -> Place:
     """Put what `save_checkpoint` kept into a model that is not sharded yet; stage and step 0 without a checkpoint.
 
@@ -63,13 +79,9 @@ def load_checkpoint(folder: Path, model: nn.Module) -> Place:
         ValueError: the checkpoint is of another model.
     """
     path = folder / NAME
+    stage, step = progress(folder)
     if not path.exists():
-        return Place(0, 0, {})
-    try:
-        with safe_open(path, "pt") as file:
-            stage, step = int(file.metadata()["stage"]), int(file.metadata()["step"])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this trainer ({error}); move it away.") from error
+        return Place(stage, step, {})
     tensors = load_file(path)
     parameters = trained(model)
     stored = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}

@@ -82,12 +82,12 @@ def response_picture(picture: np.ndarray, response: torch.Tensor, mask: torch.Te
 
     Args:
         picture: (h, w, 3) bytes.
-        response: (n,) of the image's tokens; its least value is shown as nothing, its greatest as full colour.
+        response: (n,) of the image's tokens; its mean and less is shown as nothing, its greatest as full colour.
         mask: (h, w) in 0 to 1, None where it is not known.
     """
     height, width = picture.shape[:2]
     heat = response.reshape(1, 1, height // 16, width // 16)
-    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-9)
+    heat = ((heat - heat.mean()) / (heat.max() - heat.mean()).clamp(min=1e-9)).clamp(min=0)
     heat = functional.interpolate(heat, (height, width), mode="nearest")[0, 0, :, :, None].numpy()
     grey = picture.mean(-1, keepdims=True) * 0.6
     out = grey * (1 - heat) + np.array(HEAT) * heat
@@ -97,13 +97,14 @@ def response_picture(picture: np.ndarray, response: torch.Tensor, mask: torch.Te
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Pictures in rows on white, each as high as its row's highest and at least CELL; rows may differ in length."""
+    """Pictures in rows on white, enlarged to their row's highest, and that to at least CELL."""
     lines = []
     for row in rows:
-        height = max(CELL, *(picture.shape[0] for picture in row))
+        highest = max(picture.shape[0] for picture in row)
+        height = highest * -(-CELL // highest)
         cells = []
         for picture in row:
-            scale = max(1, height // picture.shape[0])
+            scale = height // picture.shape[0]
             large = picture.repeat(scale, 0).repeat(scale, 1)
             cells.append(np.pad(large, ((2, height - large.shape[0] + 2), (2, 2), (0, 0)), constant_values=255))
         lines.append(np.concatenate(cells, 1))
