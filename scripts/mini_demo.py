@@ -17,7 +17,7 @@ from typing import Any
 
 from comfy_server import Server
 from graph import default_of, inputs_of, is_widget
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 REPO = Path(__file__).resolve().parent.parent
 MINI = REPO / "minidreamo"
@@ -163,7 +163,8 @@ def sheet(rows: list[Row], target: Path) -> None:
         parts = (row.references, row.pictures, row.routed, row.regions)
         for start, paths in zip(starts.values(), parts, strict=True):
             for column, path in enumerate(paths, start=start):
-                cell = Image.open(path).convert("RGB").resize((CELL - 6, CELL - 6), Image.Resampling.BICUBIC)
+                opened = Image.open(path).convert("RGB")
+                cell = ImageOps.contain(opened, (CELL - 6, CELL - 6), Image.Resampling.BICUBIC)
                 picture.paste(cell, (column * CELL + 3, top + 20))
     picture.save(target)
 

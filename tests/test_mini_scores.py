@@ -1,0 +1,206 @@
+"""The mini world's classifier, scores, ablation and choice of blocks, on made-up drawings."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_world
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dreamo_core.training.config import load_config
+from minidreamo import ablation, art, classifier, routing_blocks, scenes, score
+
+NAMES = [f"thing {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Patches of colours; a vendor changes their brightness and adds a little of its own."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(30, 225, (len(NAMES), 1, 4, 4, 3)).repeat(16, 2).repeat(16, 3)
+    cutouts = np.full((len(NAMES), 5, art.SIZE, art.SIZE, 4), 255, np.uint8)
+    own = rng.normal(0, 12, (len(NAMES), 5, art.SIZE, art.SIZE, 3)) + rng.normal(0, 10, (1, 5, 1, 1, 3))
+    cutouts[..., :3] = (patterns + own).clip(0, 255)
+    cutouts[:, :, :6, :, 3] = 0
+    trained = np.ones((len(NAMES), 5), bool)
+    trained[20:] = False
+    return art.Art(NAMES, cutouts, trained)
+
+
+@pytest.fixture(scope="module")
+def judge(world):
+    with torch.enable_grad():
+        subjects = classifier.train_subjects(world, seed=0, steps=40, say=lambda line: None)
+    return classifier.judge_of(world, subjects, classifier.Layout().eval())
+
+
+def test_the_classifier_names_subjects_it_has_never_seen(world, judge):
+    """Held-out names, from the drawings of other vendors, on grounds; chance is one in twenty."""
+    rng, pool = np.random.default_rng(1), np.argwhere(~world.trained)
+    right, like, unlike = [], [], []
+    for _ in range(40):
+        scene = scenes.random_scene(world, rng, pool, 1, styled=0)
+        subject = scene.subjects[0]
+        (feature,) = judge.features([classifier.window(scenes.draw(world, scene)[0], subject)])
+        among = classifier.candidates(len(NAMES), subject.name, rng)
+        assert len(set(among)) == classifier.CANDIDATES and among[0] == subject.name
+        right.append(judge.named_right(feature, subject, among))
+        like.append(judge.likeness(feature, subject))
+        unlike.append(judge.likeness(feature, scenes.Subject(int(among[1]), subject.vendor)))
+    assert np.mean(right) > 0.6 and np.mean(like) > np.mean(unlike) + 0.3
+
+
+def test_a_seed_gives_the_same_classifier_and_other_drawings_another_identity(world):
+    with torch.enable_grad():
+        one, two = (classifier.train_subjects(world, 3, 2, say=lambda line: None).state_dict() for _ in range(2))
+        layouts = [classifier.train_layout(world, 3, 2, say=lambda line: None).state_dict() for _ in range(2)]
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert all(torch.equal(value, layouts[1][key]) for key, value in layouts[0].items())
+    other = replace(world, trained=~world.trained)
+    assert classifier.identity(world, 0) != classifier.identity(other, 0) != classifier.identity(other, 1)
+
+
+def test_the_classifier_is_trained_once_and_kept(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "SUBJECT_STEPS", 2)
+    monkeypatch.setattr(classifier, "LAYOUT_STEPS", 1)
+    path, said = tmp_path / "cache" / "classifier.safetensors", []
+    with torch.enable_grad():
+        first = classifier.load(world, path, say=said.append)
+        assert any("training" in line for line in said)
+        said.clear()
+        again = classifier.load(world, path, say=said.append)
+    assert not said and torch.equal(first.drawings, again.drawings)
+
+
+def test_places_are_what_the_prompt_says(world):
+    rng, pool = np.random.default_rng(2), np.argwhere(world.trained)
+    seen = set()
+    for n in range(200):
+        scene = scenes.random_scene(world, rng, pool, 1 + n % 3)
+        place = classifier.PLACES[classifier.place_of(scene)]
+        seen.add(place)
+        if len(scene.subjects) < 3:
+            assert place in scene.prompt
+            assert place or not any(other in scene.prompt for other in classifier.PLACES if other)
+    assert seen == set(classifier.PLACES)
+
+
+class Copyist:
+    """Draws the very picture that is wanted, or the one with its subjects exchanged."""
+
+    def __init__(self, world, exchanged=False):
+        self.world, self.exchanged, self.prompts, self.references = world, exchanged, [], []
+
+    def encode(self, pixels):
+        return pixels
+
+    def draw(self, prompts, references, seed, steps, watch=None):
+        self.prompts, self.references = prompts, references
+        chosen = score.tasks(self.world, len(references), len(prompts))
+        drawn = [scenes.draw(self.world, task.scene) for task in chosen]
+        masks = torch.stack([score.token_masks(found) for _, found in drawn])
+        if watch:
+            noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(seed))
+            for _ in range(4):
+                watch(torch.stack([noise, masks]))
+        pictures = np.stack([scenes.draw(self.world, self._scene(task.scene))[0] for task in chosen])
+        # The maps are in the order of the chain.
+        return scenes.to_pixels(pictures), masks.flip(1) if "[ref#2]" in prompts[0].split("[ref#1]")[0] else masks
+
+    def _scene(self, scene):
+        if not self.exchanged or len(scene.subjects) < 2:
+            return scene
+        a, b = scene.subjects
+        return replace(scene, subjects=(replace(a, centre=b.centre), replace(b, centre=a.centre)))
+
+
+def test_scores_of_a_perfect_and_of_an_exchanging_artist(world, judge):
+    numbers, shown = score.score(Copyist(world), world, judge, pictures=12, seeds=2)
+    assert shown[2].shape == (12, 96, 96, 3) and all(len(values) == 2 for values in numbers.values())
+    for name in ("IoU (1)", "IoU (2)", "pixels right (1)", "pixels right (2)"):
+        assert numbers[name] == [1.0, 1.0]
+    assert min(numbers["subject (1)"]) > max(numbers["subject chance (1)"]) + 0.3
+    assert numbers["swapped (2)"] == numbers["pixels swapped (2)"] == [0.0, 0.0]
+    assert all(p <= n for p, n in zip(numbers["prompt (2)"], numbers["named (2)"], strict=True))
+    numbers, _ = score.score(Copyist(world, exchanged=True), world, judge, pictures=12, seeds=1, counts=(2,))
+    assert numbers["swapped (2)"] == numbers["pixels swapped (2)"] == [1.0] and "IoU (1)" not in numbers
+
+
+def test_the_other_order_changes_chain_and_placeholders_together(world, judge):
+    artist = Copyist(world)
+    chosen = score.tasks(world, 2, 3)
+    _, straight = score.draw_all(artist, world, chosen, 0)
+    prompts, references = artist.prompts, artist.references
+    _, crossed = score.draw_all(artist, world, chosen, 0, crossed=True)
+    assert torch.equal(artist.references[0], references[1]) and torch.equal(artist.references[1], references[0])
+    exchanged = [p.replace("ref#1", "ref#x").replace("ref#2", "ref#1").replace("ref#x", "ref#2") for p in prompts]
+    assert artist.prompts == exchanged and torch.equal(straight, crossed)
+    score.draw_all(artist, world, chosen, 0, placeholders=False, crossed=True)
+    assert not any("ref#" in prompt for prompt in artist.prompts)
+
+
+def test_the_block_that_knows_comes_out_best(world):
+    sets = routing_blocks.block_sets(1, 1)
+    assert sets == {
+        "double 0": (0,), "single 0": (1,), "double": (0,), "single": (1,), "all": (0, 1), "double 0, single 0": (0, 1),
+    }  # fmt: skip
+    found = routing_blocks.measure(Copyist(world), world, 4, 1, sets)
+    assert found["single 0"] == {f"{c}, {s}": 1.0 for c in (1, 2, 3) for s in ("all steps", "first 3 steps")}
+    assert max(found["double 0"].values()) < 0.7
+    lines = routing_blocks.table(found, sets).splitlines()
+    assert len(lines) == 2 + 6 and lines[3].startswith("| single 0 | 1.000 |")
+
+
+@pytest.fixture
+def run(tmp_path):
+    training_world.write_base(tmp_path / "base")
+    training_world.write_data(tmp_path / "data")
+    stages = training_world.STAGES.replace("decay = 0.5", "warm_up = 3") + "[losses]\nrouting = 1.0\n"
+    return load_config(training_world.write_config(tmp_path, "run", stages=stages))
+
+
+def test_shortening_keeps_the_proportions(run):
+    long = replace(run, stages=tuple(replace(s, steps=100 * s.steps, warm_up=40) for s in run.stages))
+    short = ablation.shortened(long, 0.25)
+    assert [s.steps for s in short.stages] == [100, 150] and [s.warm_up for s in short.stages] == [10, 10]
+    assert [s.steps for s in ablation.shortened(run, 0.001).stages] == [1, 1]
+    staged = ablation.without_stages(
+        replace(run, stages=(run.stages[0], replace(run.stages[1], reference_token_drop=0)))
+    )
+    assert [s.steps for s in staged.stages] == [10] and staged.stages[0].mixture == run.stages[1].mixture
+
+
+def test_variants_are_trained_scored_and_kept_one_by_one(run, tmp_path, monkeypatch):
+    scored = []
+
+    def fake_score(path, world, judge, pictures, seeds, counts, placeholders, crossed=False):
+        scored.append((path.parent.name, counts, placeholders, crossed))
+        return {f"{name} ({c})": [0.1 * len(scored)] * seeds for c in counts for name in ("swapped", "IoU")}, {}
+
+    monkeypatch.setattr(ablation, "score", fake_score)
+    work = ablation.Ablation(run, tmp_path / "out", pictures=4, seeds=2)
+    job = ("no routing loss", "with placeholders", (1, 2), lambda dreamo: (dreamo, None, None))
+    with torch.enable_grad():
+        assert not work.measure(*job, until=0) and not scored and ablation.progress(work.of(job[0]).output) == (0, 1)
+        assert work.measure(*job, until=None) and work.measure(*job, until=None)
+    assert scored == [("no-routing-loss", (1, 2), True, False)]
+    text = ablation.tables(work)
+    assert "| no routing loss | – |" in text and "0.100 ± 0.000" in text and "| full" not in text
+    # A finished run of the config serves as `full`; its prompts without placeholders are for Figure 6.
+    work = replace(work, trained=tmp_path / "elsewhere" / "dreamo.safetensors")
+    assert work.measure("full", "without placeholders, other order", (2,), job[3], None)
+    assert scored[-1] == ("elsewhere", (2,), False, True)
+    assert "| full, without placeholders, other order | 0.200 ± 0.000 |" in ablation.tables(work)
+
+
+def test_a_folder_of_another_base_is_refused(run, tmp_path):
+    work = ablation.Ablation(run, tmp_path / "out", 4, 2)
+    work.claim("full")
+    work.claim("full")
+    (tmp_path / "base" / "clip.safetensors").write_bytes(b"another")
+    with pytest.raises(SystemExit, match="another config, base or data"):
+        work.claim("full")
