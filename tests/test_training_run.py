@@ -148,7 +148,8 @@ def test_a_killed_run_goes_on(world, straight):
 
 
 def test_two_processes_are_one(world, straight):
-    config = training_world.write_config(world, "double")
+    stages = training_world.STAGES + "[samples]\nevery = 5\ncount = 1\nsteps = 1\n"
+    config = training_world.write_config(world, "double", stages=stages)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -156,6 +157,7 @@ def test_two_processes_are_one(world, straight):
     processes = [command(config, RANK=str(n), LOCAL_RANK=str(n), **common) for n in range(2)]
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(list((world / "double" / "samples").glob("*.png"))) == 4
     one, two = curve(straight), curve(world / "double")
     assert one.keys() == two.keys()
     for step in one:

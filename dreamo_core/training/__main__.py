@@ -1,6 +1,7 @@
 """python -m dreamo_core.training CONFIG.toml: train DreamO; the same command again goes on where it stopped.
 
-On several devices: accelerate launch --num_processes 8 -m dreamo_core.training CONFIG.toml
+On several devices: accelerate launch --config_file dreamo_core/training/accelerate/ddp.yaml -m dreamo_core.training
+CONFIG.toml; fsdp.yaml splits the frozen weights over the devices where they do not fit on each.
 """
 
 from __future__ import annotations

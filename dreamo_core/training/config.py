@@ -29,6 +29,7 @@ class Base:
         autoencoder: a folder of diffusers' AutoencoderKL, or the mini world's file.
         t5, clip: transformers folders, or safetensors files with their config in the metadata.
         text_tokens: T5 tokens a prompt is padded to.
+        dtype: of the frozen transformer and T5.
     """
 
     transformer: Path

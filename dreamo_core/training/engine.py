@@ -91,7 +91,7 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 def load_encoders(run: Run) -> Encoders:
     base = run.base
-    t5 = load_t5(base.t5)
+    t5 = load_t5(base.t5).to(getattr(torch, base.dtype))
     prompts = T5Prompts(base.t5_tokenizer, t5.config.vocab_size, base.text_tokens)
     identity = "".join(map(file_identity, (base.autoencoder, base.t5, base.clip))) + str(base.text_tokens)
     return Encoders(

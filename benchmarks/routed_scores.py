@@ -1,0 +1,111 @@
+"""What routing does to pictures of the mini world with two and three held-out subjects, by the host's own sampler.
+
+    python3 scripts/host.py exec benchmarks/routed_scores.py [--pictures 24] [--seeds 2] [--dreamo FILE]
+
+The same prompts and seeds are drawn unrouted and with routing in three settings, and judged as in `minidreamo.score`:
+`subject` is how much a place is like its reference, `other` how much it is like the other references of the picture,
+which routing is to keep out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from boot import REPO, boot
+
+boot(cpu=True)
+sys.path.insert(0, str(REPO))
+
+import nodes  # noqa: E402  the host's
+from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model  # noqa: E402
+from dreamo_routed.dreamo_core.host import mini_world  # noqa: E402
+from dreamo_routed.dreamo_core.host.lora import with_loras  # noqa: E402
+from dreamo_routed.dreamo_core.host.routing import with_routing  # noqa: E402
+from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
+from dreamo_routed.dreamo_core.references import Picture, Reference  # noqa: E402
+from dreamo_routed.dreamo_core.routing.settings import RoutingSettings  # noqa: E402
+from dreamo_routed.nodes.apply import DreamOApply  # noqa: E402
+from dreamo_routed.nodes.text import DreamOTextEncode  # noqa: E402
+
+from minidreamo import art, classifier, scenes  # noqa: E402
+from minidreamo.ablation import as_table  # noqa: E402
+from minidreamo.score import SEED, Task, measure, tasks  # noqa: E402
+
+# A subject stands on nine of 36 tokens.
+SETTINGS = {
+    "unrouted": None,
+    "routed": RoutingSettings(gamma=0.25, masks_from="extra first pass"),
+    "routed, hard": RoutingSettings(gamma=0.25, masks_from="extra first pass", soft=False),
+    "routed, hard, half strength": RoutingSettings(gamma=0.25, masks_from="extra first pass", soft=False, strength=0.5),
+}
+
+
+class Host:
+    """The mini world's models as a user's graph would join them."""
+
+    def __init__(self, dreamo: Path):
+        self.dreamo, self.vae = load_dreamo_model(dreamo), mini_world.MiniVae()
+        self.clip = mini_world.mini_text_encoders()
+        self.model = with_loras(mini_world.mini_flux(), [(self.dreamo.lora, 1.0)])
+
+    def draw(self, world: art.Art, task: Task, seed: int, settings: RoutingSettings | None) -> np.ndarray:
+        """(96, 96, 3) bytes."""
+        chain = []
+        for subject in task.scene.subjects:
+            shown = torch.from_numpy(scenes.draw_reference(world, subject))[None].float() / 255
+            chain.append(Reference(Picture(shown), encode_reference(self.vae, shown), "subject"))
+        chain = tuple(chain)
+        prompt = task.scene.text(placeholders=True)
+        (positive,) = DreamOTextEncode.execute(self.clip, self.dreamo, prompt, 3.5, chain).args
+        model, positive = DreamOApply.execute(self.model, positive, chain, self.dreamo).args[:2]
+        if settings:
+            model = with_routing(model, settings)
+        empty = {"samples": torch.zeros(1, 16, 12, 12)}
+        (latent,) = nodes.common_ksampler(model, seed, 12, 1.0, "euler", "simple", positive, positive, empty)
+        return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
+
+
+def others(judge: classifier.Judge, task: Task, picture: np.ndarray) -> list[float]:
+    """How much each subject's place is like the references that belong elsewhere."""
+    subjects = task.scene.subjects
+    features = judge.features([classifier.window(picture, subject) for subject in subjects])
+    return [judge.likeness(f, o) for f, s in zip(features, subjects, strict=True) for o in subjects if o is not s]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--art", type=Path, default=classifier.CACHE / "art")
+    parser.add_argument("--dreamo", type=Path, default=mini_world.WEIGHTS / "dreamo.safetensors")
+    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=2)
+    arguments = parser.parse_args()
+    world, host = art.load(arguments.art), Host(arguments.dreamo)
+    judge = classifier.load(world)
+    rows: dict[str, dict[str, list[float]]] = {name: {} for name in SETTINGS}
+    for count in (2, 3):
+        for seed in range(arguments.seeds):
+            found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in SETTINGS}
+            for task in tasks(world, count, arguments.pictures):
+                for name, settings in SETTINGS.items():
+                    with torch.no_grad():
+                        picture = host.draw(world, task, SEED + seed, settings)
+                    # The same rivals for every setting.
+                    numbers = measure(judge, world, task, picture, np.random.default_rng(task.scene.seed))
+                    for key in ("subject", "named", "swapped"):
+                        found[name][key] += numbers.get(key, [])
+                    found[name]["other"] += others(judge, task, picture)
+            for name, values in found.items():
+                for key, numbers in values.items():
+                    if numbers:
+                        rows[name].setdefault(f"{key} ({count})", []).append(float(np.mean(numbers)))
+    print(f"{arguments.seeds} seeds of {arguments.pictures} pictures, mean ± deviation over seeds\n")
+    print(as_table("sampling", rows, tuple(next(iter(rows.values())))))
+
+
+if __name__ == "__main__":
+    main()
