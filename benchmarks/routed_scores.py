@@ -56,7 +56,7 @@ class Host:
     def draw(self, world: art.Art, task: Task, seed: int, settings: RoutingSettings | None) -> np.ndarray:
         """(96, 96, 3) bytes."""
         chain = []
-        for subject in task.scene.subjects:
+        for subject in task.scene.references:
             shown = torch.from_numpy(scenes.draw_reference(world, subject))[None].float() / 255
             chain.append(Reference(Picture(shown), encode_reference(self.vae, shown), "subject"))
         chain = tuple(chain)

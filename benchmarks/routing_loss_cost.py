@@ -5,7 +5,8 @@
 One double and one single block of FLUX.1's true width (3072, 24 heads of 128), LoRA rank 128, random weights, fp32, on
 256 image, 2 × 64 reference and 64 text tokens: forward and backward of a step, with the losses on every block and
 without, in turn, in one run; and what the losses take by themselves, which a busy machine disturbs less. Both are
-linear in tokens like most of the step, so fewer tokens than in training change the ratio little. On one thread in CPU
+linear in tokens like most of the step, so fewer tokens than in training change the ratio little. Then a step with
+gradient checkpointing against a forward alone, which the expected cost in the README rests on. On one thread in CPU
 seconds: time given to others does not count.
 
 `--small` takes 3 + 6 narrow blocks instead, and also says what checkpointing, every fourth block, and references do.
@@ -27,7 +28,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from dreamo_core.training import losses
-from dreamo_core.training.model import DreamOTransformer, Probe
+from dreamo_core.training.model import DreamOTransformer, Prediction, Probe
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ def build(size: Size, probed: list[int] | None, checkpointing: bool = False) -> 
     return DreamOTransformer(base, size.rank, probed, placeholder_width=size.text_width)
 
 
-def step(model: DreamOTransformer, size: Size, references: int, with_losses: bool) -> None:
-    """One forward and backward."""
+def predict(model: DreamOTransformer, size: Size, references: int, with_losses: bool) -> Prediction:
+    """One forward."""
     side = size.side
     noisy, refs = torch.randn(1, 16, side, side), [torch.randn(1, 16, side // 2, side // 2) for _ in range(references)]
     positions = torch.arange(references)[None] if with_losses and references else None
     text, pooled = torch.randn(1, size.text, size.text_width), torch.randn(1, 64)
-    out = model(noisy, torch.rand(1), text, pooled, torch.ones(1), refs, None, positions)
+    return model(noisy, torch.rand(1), text, pooled, torch.ones(1), refs, None, positions)
+
+
+def step(model: DreamOTransformer, size: Size, references: int, with_losses: bool) -> None:
+    """One forward and backward."""
+    out = predict(model, size, references, with_losses)
     loss = out.velocity.square().mean()
     if out.maps is not None:
         loss = loss + losses.routing_errors(out.maps, torch.rand(out.maps.shape)).mean() + out.mistakes.mean()
@@ -112,10 +118,22 @@ def report_true(rounds: int) -> None:
     model, blocks = build(TRUE, None), TRUE.double + TRUE.single
     print(f"{blocks} blocks of width {TRUE.heads * TRUE.head}, {TRUE.image} image tokens, {REFERENCES} references of "
           f"{TRUE.image // 4}, {TRUE.text} text tokens, rank {TRUE.rank}")  # fmt: skip
-    plain, routed = medians(
-        rounds, lambda: step(model, TRUE, REFERENCES, False), lambda: step(model, TRUE, REFERENCES, True)
-    )
+
+    def checkpointed() -> None:
+        model.transformer.enable_gradient_checkpointing()
+        step(model, TRUE, REFERENCES, True)
+        model.transformer.disable_gradient_checkpointing()
+
+    @torch.no_grad()
+    def forward() -> None:
+        predict(model, TRUE, REFERENCES, True)
+
+    plain, routed, again, once = medians(
+        rounds, lambda: step(model, TRUE, REFERENCES, False), lambda: step(model, TRUE, REFERENCES, True),
+        checkpointed, forward,
+    )  # fmt: skip
     print(f"a step {plain:.2f} s, with the losses {routed:.2f} s: ratio {routed / plain:.4f}")
+    print(f"with checkpointing too {again:.2f} s, a forward alone {once:.2f} s: ratio {again / once:.2f}")
     (alone,) = medians(max(9, rounds), losses_alone(TRUE))
     print(f"the losses of {blocks} blocks by themselves {blocks * alone:.4f} s: {1 + blocks * alone / plain:.4f}")
 

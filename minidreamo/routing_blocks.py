@@ -25,7 +25,7 @@ from dreamo_core.training.config import load_config
 
 from . import art, classifier, scenes
 from .sampling import Artist, load_artist
-from .score import SEED, Task, draw_all, iou, tasks, token_masks
+from .score import SEED, Task, draw_all, in_prompts_order, iou, tasks, token_masks
 
 FIRST = 3
 COUNTS = (1, 2, 3)
@@ -35,7 +35,7 @@ BEST_PAIRS = 5
 def collect(artist: Artist, world: art.Art, chosen: list[Task], seed: int) -> torch.Tensor:
     """(steps, k, b, r, n) maps in 0 to 1 of every block."""
     seen: list[torch.Tensor] = []
-    draw_all(artist, world, chosen, seed, watch=lambda maps: seen.append(min_max(maps)))
+    draw_all(artist, world, chosen, seed, watch=lambda maps: seen.append(min_max(in_prompts_order(maps, chosen))))
     return torch.stack(seen)
 
 

@@ -109,8 +109,8 @@ def draw_all(
 
 def in_prompts_order(maps: torch.Tensor, chosen: list[Task]) -> torch.Tensor:
     """(…, n, r, tokens) maps of references as those of the subjects in the order of the prompt."""
-    order = torch.tensor([task.scene.numbers for task in chosen])
-    return maps.take_along_dim(order[..., None], -2)
+    order = torch.tensor([task.scene.numbers for task in chosen])[..., None]
+    return maps.take_along_dim(order.expand(*maps.shape[:-3], *order.shape), -2)
 
 
 def more_alike_crosswise(table: list[list[float]]) -> bool:

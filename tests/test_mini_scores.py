@@ -103,13 +103,14 @@ class Copyist:
         chosen = score.tasks(self.world, len(references), len(prompts))
         drawn = [scenes.draw(self.world, task.scene) for task in chosen]
         masks = torch.stack([score.token_masks(found) for _, found in drawn])
+        chain = torch.tensor([[t.scene.numbers.index(n) for n in range(t.count)] for t in chosen])
+        masks = masks.take_along_dim(chain[..., None], 1)
         if watch:
             noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(seed))
             for _ in range(4):
                 watch(torch.stack([noise, masks]))
         pictures = np.stack([scenes.draw(self.world, self._scene(task.scene))[0] for task in chosen])
-        # The maps are in the order of the chain.
-        return scenes.to_pixels(pictures), masks.flip(1) if "[ref#2]" in prompts[0].split("[ref#1]")[0] else masks
+        return scenes.to_pixels(pictures), masks
 
     def _scene(self, scene):
         if not self.exchanged or len(scene.subjects) < 2:
@@ -130,16 +131,15 @@ def test_scores_of_a_perfect_and_of_an_exchanging_artist(world, judge):
     assert numbers["swapped (2)"] == numbers["pixels swapped (2)"] == [1.0] and "IoU (1)" not in numbers
 
 
-def test_the_other_order_changes_chain_and_placeholders_together(world, judge):
-    artist = Copyist(world)
-    chosen = score.tasks(world, 2, 3)
-    _, straight = score.draw_all(artist, world, chosen, 0)
-    prompts, references = artist.prompts, artist.references
-    _, crossed = score.draw_all(artist, world, chosen, 0, crossed=True)
-    assert torch.equal(artist.references[0], references[1]) and torch.equal(artist.references[1], references[0])
-    exchanged = [p.replace("ref#1", "ref#x").replace("ref#2", "ref#1").replace("ref#x", "ref#2") for p in prompts]
-    assert artist.prompts == exchanged and torch.equal(straight, crossed)
-    score.draw_all(artist, world, chosen, 0, placeholders=False, crossed=True)
+def test_references_are_drawn_in_the_order_of_their_numbers(world):
+    artist, chosen = Copyist(world), score.tasks(world, 2, 6)
+    assert len({task.scene.numbers for task in chosen}) == 2
+    score.draw_all(artist, world, chosen, 0)
+    assert artist.prompts == [task.scene.text(placeholders=True) for task in chosen]
+    for n in range(2):
+        shown = [scenes.draw_reference(world, task.scene.references[n]) for task in chosen]
+        assert torch.equal(artist.references[n], scenes.to_pixels(np.stack(shown)))
+    score.draw_all(artist, world, chosen, 0, placeholders=False)
     assert not any("ref#" in prompt for prompt in artist.prompts)
 
 
@@ -177,8 +177,8 @@ def test_shortening_keeps_the_proportions(run):
 def test_variants_are_trained_scored_and_kept_one_by_one(run, tmp_path, monkeypatch):
     scored = []
 
-    def fake_score(path, world, judge, pictures, seeds, counts, placeholders, crossed=False):
-        scored.append((path.parent.name, counts, placeholders, crossed))
+    def fake_score(path, world, judge, pictures, seeds, counts, placeholders):
+        scored.append((path.parent.name, counts, placeholders))
         return {f"{name} ({c})": [0.1 * len(scored)] * seeds for c in counts for name in ("swapped", "IoU")}, {}
 
     monkeypatch.setattr(ablation, "score", fake_score)
@@ -187,14 +187,14 @@ def test_variants_are_trained_scored_and_kept_one_by_one(run, tmp_path, monkeypa
     with torch.enable_grad():
         assert not work.measure(*job, until=0) and not scored and ablation.progress(work.of(job[0]).output) == (0, 1)
         assert work.measure(*job, until=None) and work.measure(*job, until=None)
-    assert scored == [("no-routing-loss", (1, 2), True, False)]
+    assert scored == [("no-routing-loss", (1, 2), True)]
     text = ablation.tables(work)
     assert "| no routing loss | – |" in text and "0.100 ± 0.000" in text and "| full" not in text
     # A finished run of the config serves as `full`; its prompts without placeholders are for Figure 6.
     work = replace(work, trained=tmp_path / "elsewhere" / "dreamo.safetensors")
-    assert work.measure("full", "without placeholders, other order", (2,), job[3], None)
-    assert scored[-1] == ("elsewhere", (2,), False, True)
-    assert "| full, without placeholders, other order | 0.200 ± 0.000 |" in ablation.tables(work)
+    assert work.measure("full", "without placeholders", (2,), job[3], None)
+    assert scored[-1] == ("elsewhere", (2,), False)
+    assert "| full, without placeholders | 0.200 ± 0.000 |" in ablation.tables(work)
 
 
 def test_a_folder_of_another_base_is_refused(run, tmp_path):
