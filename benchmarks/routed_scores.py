@@ -2,7 +2,7 @@
 
     python3 scripts/host.py exec benchmarks/routed_scores.py [--pictures 24] [--seeds 2] [--dreamo FILE]
 
-The same prompts and seeds are drawn unrouted and with routing in three settings, and judged as in `minidreamo.score`:
+The same prompts and seeds are drawn unrouted and with routing in four settings, and judged as in `minidreamo.score`:
 `subject` is how much a place is like its reference, `other` how much it is like the other references of the picture,
 which routing is to keep out.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,13 @@ from minidreamo.ablation import as_table  # noqa: E402
 from minidreamo.score import SEED, Task, measure, tasks  # noqa: E402
 
 # A subject stands on nine of 36 tokens.
+FIRST = RoutingSettings(gamma=0.25, masks_from="extra first pass")
 SETTINGS = {
     "unrouted": None,
-    "routed": RoutingSettings(gamma=0.25, masks_from="extra first pass"),
-    "routed, hard": RoutingSettings(gamma=0.25, masks_from="extra first pass", soft=False),
-    "routed, hard, half strength": RoutingSettings(gamma=0.25, masks_from="extra first pass", soft=False, strength=0.5),
+    "routed": FIRST,
+    "routed, hard": replace(FIRST, soft=False),
+    "routed, hard, gamma 0.4": replace(FIRST, soft=False, gamma=0.4),
+    "routed, hard, outside 0.2": replace(FIRST, soft=False, outside=0.2),
 }
 
 
