@@ -39,8 +39,8 @@ ROWS = (
 )  # fmt: skip
 
 
-# A subject stands on nine of the 36 tokens, and there is no step to lose: regions before the first.
-ROUTING = {"gamma": 0.25, "masks_from": "extra first pass"}
+# A subject stands on nine of the 36 tokens, too few to grade, and there is no step to lose: regions before the first.
+ROUTING = {"gamma": 0.25, "soft": False, "masks_from": "extra first pass"}
 
 
 def routing_node(object_info: dict[str, Any]) -> dict[str, Any]:
