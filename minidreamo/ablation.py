@@ -240,6 +240,9 @@ def main() -> None:
             if prompts != own_prompts(name)
         ]
         for name, prompts, counts in jobs:
+            if until is not None and time.time() > until:
+                print("time is up; the same command goes on", flush=True)
+                break
             done = ablation.measure(name, prompts, counts, tools(name), until)
             print(f"{name}, {prompts}: {'scored' if done else 'not finished; the same command goes on'}", flush=True)
     print(f"\n{tables(ablation)}")
