@@ -50,7 +50,7 @@ def start(config, environment):
         )
         for n in range(2)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
 

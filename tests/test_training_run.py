@@ -155,7 +155,7 @@ def test_two_processes_are_one(world, straight):
         port = str(probe.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [command(config, RANK=str(n), LOCAL_RANK=str(n), **common) for n in range(2)]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((world / "double" / "samples").glob("*.png"))) == 4
     one, two = curve(straight), curve(world / "double")
