@@ -59,9 +59,8 @@ def long_side_size(height: int, width: int, long_side: int) -> tuple[int, int]:
     As UNO and USO resize a reference (`preprocess_ref`). A side that would come out under 16 is 16.
     """
     longest = max(height, width)
-    new_height, new_width = (
-        long_side if side == longest else max(int(long_side / longest * side), SIDE_MULTIPLE) for side in (height, width)
-    )
+    scaled = (long_side if side == longest else int(long_side / longest * side) for side in (height, width))
+    new_height, new_width = (max(side, SIDE_MULTIPLE) for side in scaled)
     return new_height, new_width
 
 

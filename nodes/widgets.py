@@ -39,8 +39,8 @@ def resolution_input() -> io.Int.Input:
         max=2048,
         step=16,
         tooltip=(
-            "A reference is resized to about resolution² pixels; DreamO was trained at 512. For UNO and USO: the length "
-            "of its longer side. USO and one UNO reference: 512, two: 320, more: 256."
+            "A reference is resized to about resolution² pixels; DreamO was trained at 512. For UNO and USO: the "
+            "length of its longer side; 512 for USO and for one UNO reference, 320 for two, 256 for more."
         ),
     )
 

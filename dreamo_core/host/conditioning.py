@@ -30,8 +30,8 @@ def attach_references(conditioning: list, references: References, embeddings: Em
     check_against_references(used, len(references))
     if used and embeddings is None:
         raise ValueError(
-            f"The prompt has DreamO's placeholders ({', '.join(sorted(used))}) but no DreamO file is connected; connect "
-            "dreamo_model, or for UNO and USO encode a prompt without them (CLIP Text Encode)."
+            f"The prompt has DreamO's placeholders ({', '.join(sorted(used))}) but no DreamO file is connected; "
+            "connect dreamo_model, or for UNO and USO encode a prompt without them (CLIP Text Encode)."
         )
     if not references:
         return conditioning

@@ -72,9 +72,7 @@ def slow_style_tokens(projector, hidden_states):
     return torch.cat(found, dim=1)
 
 
-def slow_flux(
-    flux, x, timestep, context, y, guidance, latents=(), task=None, index=None, style=None, kept=None
-):
+def slow_flux(flux, x, timestep, context, y, guidance, latents=(), task=None, index=None, style=None, kept=None):
     """The host's layers, called one after the other on an explicit sequence.
 
     Args:
