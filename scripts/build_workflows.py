@@ -28,9 +28,16 @@ MODELS_NOTE = """## Models
 class FluxGraph(Graph):
     """A graph that starts with the FLUX.1-dev loaders, under their real file names."""
 
-    def __init__(self, object_info: dict[str, Any], note: str, models_note: str = MODELS_NOTE, dreamo: bool = True):
+    def __init__(
+        self,
+        object_info: dict[str, Any],
+        note: str,
+        models_note: str = MODELS_NOTE,
+        note_height: int = 260,
+        dreamo: bool = True,
+    ):
         super().__init__(object_info)
-        self.note(note + "\n" + models_note)
+        self.note(note + "\n" + models_note, note_height)
         (self.model,) = self.add("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default")
         (self.clip,) = self.add(
             "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
@@ -296,6 +303,7 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
         "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, USO*. "
         "Its authors give one reference a longer side of 512, two 320, more 256, and draw pictures of 512 to 704.\n",
         UNO_NOTE,
+        note_height=380,
         dreamo=False,
     )
     (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name="dit_lora.safetensors", strength=1.0)
@@ -305,7 +313,7 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
     graph.column()
     positive = graph.prompt("the cat looks into the cup of coffee", guidance=4.0)
     negative = graph.empty_negative()
-    (latent,) = graph.add("EmptySD3LatentImage", width=704, height=704, batch_size=1)
+    (latent,) = graph.add("EmptySD3LatentImage", width=512, height=512, batch_size=1)
     graph.column()
     model, positive = graph.apply(positive)
     latent = graph.sample(model, positive, negative, latent, steps=25)
@@ -316,10 +324,11 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
 def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's *USOStyleReference* "
-        "(a second node behind it adds a second style). An empty prompt keeps the subject's layout. "
+        "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's "
+        "*USOStyleReference*; a second one behind it adds a second style. An empty prompt keeps the subject's layout. Also for 1024 × 1024. "
         "One picture at a time: the host's style node does not take batches.\n",
         FLUX_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
+        note_height=500,
         dreamo=False,
     )
     lora = "uso-flux1-dit-lora-v1.safetensors"
@@ -330,10 +339,10 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph.reference("dreamo_cat.png", task="subject", resolution=512, profile=UXO)
     graph.column()
     positive, negative = graph.prompt("a cat on a stone wall at night", guidance=4.0), graph.empty_negative()
-    (latent,) = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
     graph.column()
     model, positive = graph.apply(positive)
-    latent = graph.sample(model, positive, negative, latent, steps=25)
+    latent = graph.sample(model, positive, negative, latent, steps=20)
     graph.column()
     return graph.finish(latent, "uso_subject_style")
 
@@ -346,6 +355,7 @@ def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
         "not been judged**. The strength of USO's LoRA (0.5) is a guess: more for the style, less for the subject. "
         "One picture at a time.\n",
         MODELS_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
+        note_height=640,
     )
     lora = "uso-flux1-dit-lora-v1.safetensors"
     (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name=lora, strength=0.5)
@@ -355,7 +365,7 @@ def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
     graph.reference("dreamo_cat.png", task="subject")
     graph.column()
     positive, negative = graph.prompt("a cat on a stone wall at night"), graph.empty_negative()
-    (latent,) = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
     graph.column()
     model, positive = graph.apply(positive)
     latent = graph.sample(model, positive, negative, latent)
