@@ -300,10 +300,11 @@ def add_uso_style(graph: FluxGraph, picture: str) -> None:
 def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, USO*. "
-        "Its authors give one reference a longer side of 512, two 320, more 256, and draw pictures of 512 to 704.\n",
+        "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, "
+        "USO*. Its authors give one reference a longer side of 512, two 320, more 256; pictures have sides of 512 to "
+        "704.\n",
         UNO_NOTE,
-        note_height=380,
+        note_height=320,
         dreamo=False,
     )
     (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name="dit_lora.safetensors", strength=1.0)
@@ -325,10 +326,11 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's "
-        "*USOStyleReference*; a second one behind it adds a second style. An empty prompt keeps the subject's layout. Also for 1024 × 1024. "
+        "*USOStyleReference*; a second one behind it adds a second style. "
+        "An empty prompt keeps the subject's layout. Also for 1024 × 1024. "
         "One picture at a time: the host's style node does not take batches.\n",
         FLUX_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
-        note_height=500,
+        note_height=360,
         dreamo=False,
     )
     lora = "uso-flux1-dit-lora-v1.safetensors"
@@ -355,7 +357,7 @@ def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
         "not been judged**. The strength of USO's LoRA (0.5) is a guess: more for the style, less for the subject. "
         "One picture at a time.\n",
         MODELS_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
-        note_height=640,
+        note_height=460,
     )
     lora = "uso-flux1-dit-lora-v1.safetensors"
     (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name=lora, strength=0.5)
