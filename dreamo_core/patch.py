@@ -103,7 +103,7 @@ def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dic
     return options
 
 
-def plain_references(latents: list[torch.Tensor], method: str | None) -> ReferenceConditioning | None:
+def plain_references(latents: list[torch.Tensor] | None, method: str | None) -> ReferenceConditioning | None:
     """What stock nodes put on a conditioning (`uxo`, as UNO has it), as if `DreamOApply` had without embeddings."""
     if method != "uxo" or not latents:
         return None
@@ -135,7 +135,8 @@ def make_apply_model_wrapper(choose_attention, first_modulation):
         entry: RoutingConditioning | None = kwargs.pop(ROUTING_CONDITIONING_KEY, None)
         options = transformer_options or {}
         latents, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
-        if conditioning is None and (entry is not None or ROUTING_KEY in options):
+        speed: SpeedSettings = options.get(SPEED_KEY, EXACT)
+        if conditioning is None and (entry is not None or ROUTING_KEY in options or speed.reuses):
             conditioning = plain_references(latents, method)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
@@ -159,7 +160,6 @@ def make_apply_model_wrapper(choose_attention, first_modulation):
         run = options.get(RUN_KEY) or Run()
         constants = run.part("constants", Constants)
         flux = model.diffusion_model
-        speed = options.get(SPEED_KEY, EXACT)
         count, placed = place_references(conditioning, latents, active, x.shape, flux.patch_size, speed, constants)
         reuse = plan_reuse(sigma, x, active, placed, options, run, lambda: first_modulation(model, t, **kwargs))
         settings = [reference.setting for reference in placed]

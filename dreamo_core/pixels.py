@@ -1,4 +1,4 @@
-"""Pictures in, pictures as DreamO was trained to see them out: checks, area resize, white background."""
+"""Pictures in, pictures as the model was trained to see them out: checks, resizing, white background."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from PIL import Image
 
 SIDE_MULTIPLE = 16
 """Both sides of a prepared reference are a multiple of this (8 for the VAE times 2 for the patches)."""
@@ -50,6 +51,30 @@ def limited_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
         return height, width
     scale = long_edge / max(height, width)
     return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def long_side_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Height and width with the longer side at `long_side`, the aspect kept, the shorter one rounded down.
+
+    As UNO and USO resize a reference (`preprocess_ref`). A side that would come out under 16 is 16.
+    """
+    longest = max(height, width)
+    scaled = (long_side if side == longest else int(long_side / longest * side) for side in (height, width))
+    new_height, new_width = (max(side, SIDE_MULTIPLE) for side in scaled)
+    return new_height, new_width
+
+
+def lanczos_resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize (1, h, w, 3) with Pillow's Lanczos filter, which works in 8 bit as UNO's and USO's own pipelines do."""
+    resized = Image.fromarray(to_uint8(image)).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(resized))[None].to(image.device) / 255
+
+
+def centre_crop(image: torch.Tensor) -> torch.Tensor:
+    """The middle of (b, h, w, …), with both sides cut down to a multiple of 16."""
+    height, width = (side // SIDE_MULTIPLE * SIDE_MULTIPLE for side in image.shape[1:3])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
 
 
 ROWS_AT_ONCE = 32

@@ -12,9 +12,12 @@ from .embeddings import MAX_REFERENCES
 from .identity import BUILT_IN, LONG_EDGE, FaceModels, aligned_face
 from .pixels import (
     area_resize,
+    centre_crop,
     check_picture,
     fit_mask,
+    lanczos_resize,
     limited_size,
+    long_side_size,
     on_white,
     reference_size,
     split_alpha,
@@ -66,6 +69,9 @@ References = tuple[Reference, ...]
 MASK_USES = ("subject", "region")
 """A mask is the subject itself, or a rough region in which the subject is to be found."""
 BACKGROUNDS = (*REMOVERS, "keep")
+DREAMO, UXO = "DreamO", "UNO, USO"
+PROFILES = (DREAMO, UXO)
+"""Whose way of preparing pictures: DreamO's, or that of UNO (arXiv 2504.02160) and USO (arXiv 2508.18966)."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,14 @@ class Preparation:
         mask_use: one of `MASK_USES`.
         face: which face of an identity, the largest first, from 1.
         face_models: who finds and cuts out faces.
+        profile: one of `PROFILES`.
     """
 
     background: str = "auto"
     mask_use: str = "subject"
     face: int = 1
     face_models: FaceModels = BUILT_IN
+    profile: str = DREAMO
 
 
 def prepare_picture(
@@ -95,11 +103,12 @@ def prepare_picture(
     """Make the picture that DreamO was trained to see: area-resized, and on white unless it is a style.
 
     An identity becomes its aligned face, 512 × 512 whatever the resolution; without a face it is prepared as a subject.
+    The profile of UNO and USO: see `_prepare_for_uxo`.
 
     Args:
         image: (1, h, w, c) in [0, 1], c is 1, 3 or 4.
         task: one of `TASKS`.
-        resolution: the result has about resolution² pixels.
+        resolution: the result has about resolution² pixels; for UNO and USO, the length of its longer side.
         mask: (1, h, w) of any size, 1 where the subject is. Without it an alpha channel serves.
         preparation: without it nothing is searched for: no background is removed and no face aligned.
 
@@ -115,6 +124,8 @@ def prepare_picture(
             # What Load Image gives for a picture without an alpha channel.
             mask = None
             notes.append("the mask is empty and was not used")
+    if preparation is not None and preparation.profile == UXO:
+        return _prepare_for_uxo(rgb, alpha, mask, task, resolution, preparation, notes)
     if task == "style":
         notes.append("kept whole")
         return _resized(rgb, alpha, resolution, notes, keep_on_picture=False)
@@ -131,6 +142,33 @@ def prepare_picture(
         return _resized(rgb, alpha, resolution, notes, keep_on_picture=False)
     keep = _subject(rgb, alpha, mask, preparation, notes)
     return _resized(rgb, keep, resolution, notes)
+
+
+def _prepare_for_uxo(
+    rgb: torch.Tensor,
+    alpha: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    task: str,
+    resolution: int,
+    preparation: Preparation,
+    notes: list[str],
+) -> Picture:
+    """As UNO and USO were trained: the longer side at `resolution`, by Lanczos, the middle cut to multiples of 16.
+
+    Nothing is searched for and no face aligned; the picture is whole, unless the user gives a mask or an alpha channel
+    or names a remover. What is cut out then is put on white, and its background can be pruned.
+    """
+    keep = None
+    if task != "style" and preparation.background != "keep":
+        named = preparation.background != "auto" or mask is not None
+        keep = _subject(rgb, alpha, mask, preparation if named else None, notes)
+        keep = None if keep is None or keep.min() >= 1 else keep
+    whole = alpha if keep is None else keep
+    if keep is None:
+        notes.append("kept whole")
+    height, width = long_side_size(*rgb.shape[1:3], resolution)
+    pixels = centre_crop(lanczos_resize(rgb if whole is None else on_white(rgb, whole), height, width))
+    return Picture(pixels, None if keep is None else centre_crop(fit_mask(keep, height, width)), "; ".join(notes))
 
 
 def _subject(

@@ -8,7 +8,7 @@ from ..dreamo_core.host.files import register_model_folder
 register_model_folder()
 
 from .apply import DreamOApply  # noqa: E402
-from .demo import DreamODemoControlNet, DreamODemoModels  # noqa: E402
+from .demo import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
@@ -46,6 +46,7 @@ class DreamOExtension(ComfyExtension):
             DreamORoutingPreview,
             DreamODemoModels,
             DreamODemoControlNet,
+            DreamODemoUSO,
         ]
 
 

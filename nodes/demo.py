@@ -63,3 +63,24 @@ class DreamODemoControlNet(io.ComfyNode):
     @classmethod
     def execute(cls, layout, seed) -> io.NodeOutput:
         return io.NodeOutput(small_models.small_controlnet(layout, seed, **small_models.DEMO_FLUX_CONFIG))
+
+
+class DreamODemoUSO(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamODemoUSO",
+            display_name="DreamO Demo USO (random weights)",
+            category="DreamO/demo",
+            description=(
+                "Small stand-ins for USO's projector and its image encoder, with random weights; they fit DreamO Demo "
+                "Models. For the host's USOStyleReference."
+            ),
+            inputs=[SEED],
+            outputs=[io.Custom("MODEL_PATCH").Output("model_patch"), io.ClipVision.Output("clip_vision")],
+        )
+
+    @classmethod
+    def execute(cls, seed) -> io.NodeOutput:
+        projector = small_models.small_uso_projector(small_models.DEMO_FLUX_CONFIG["hidden_size"], seed)
+        return io.NodeOutput(projector, small_models.small_clip_vision(seed))

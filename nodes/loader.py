@@ -83,9 +83,9 @@ class DreamOLora(io.ComfyNode):
             display_name="DreamO LoRA (any FLUX.1 format)",
             category="DreamO",
             description=(
-                "Puts a FLUX.1 LoRA of any layout on the model: DreamO's released keys (XLabs), diffusers, "
-                "BFL/ComfyUI, kohya, PEFT (with its adapter_config.json beside it). What does not fit is an error, "
-                "what is not used is named."
+                "Puts a FLUX.1 LoRA of any layout on the model: the released keys of DreamO, UNO and USO (XLabs), "
+                "diffusers, BFL/ComfyUI, kohya, PEFT (with its adapter_config.json beside it). What does not fit is an "
+                "error, what is not used is named."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 model."),

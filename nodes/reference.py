@@ -2,11 +2,11 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
-from ..dreamo_core.references import MASK_USES, Reference, extend
+from ..dreamo_core.references import DREAMO, MASK_USES, Reference, extend
 from ..dreamo_core.schedule import check_range
 from .preview import show
 from .types import DreamOReferencesType
-from .widgets import background_input, percent_inputs, resolution_input, strength_input, task_input
+from .widgets import background_input, percent_inputs, profile_input, resolution_input, strength_input, task_input
 
 
 class DreamOReference(io.ComfyNode):
@@ -17,8 +17,8 @@ class DreamOReference(io.ComfyNode):
             display_name="DreamO Reference",
             category="DreamO",
             description=(
-                "Prepares one reference picture as DreamO was trained to see it and adds it to a chain. "
-                "The first in the chain is reference 1, up to 9."
+                "Prepares one reference picture as DreamO (or UNO and USO) was trained to see it and adds it to a "
+                "chain. The first in the chain is reference 1, up to 9."
             ),
             inputs=[
                 io.Image.Input("image", tooltip="One picture. An alpha channel is used as the mask if none is given."),
@@ -60,6 +60,7 @@ class DreamOReference(io.ComfyNode):
                     optional=True,
                     tooltip="Which face, for an identity in a picture of several people: 1 is the largest.",
                 ),
+                profile_input(),
             ],
             outputs=[
                 DreamOReferencesType.Output("references_out", display_name="references"),
@@ -83,9 +84,10 @@ class DreamOReference(io.ComfyNode):
         background="auto",
         mask_use="subject",
         face=1,
+        profile=DREAMO,
     ) -> io.NodeOutput:
         check_range(start_percent, end_percent)
-        picture = prepare(image, task, resolution, mask, background, mask_use, face)
+        picture = prepare(image, task, resolution, mask, background, mask_use, face, profile)
         latent = encode_reference(vae, picture.pixels)
         reference = Reference(picture, latent, task, strength, start_percent, end_percent)
         return io.NodeOutput(extend(references, reference), picture.pixels, ui=show(cls, [picture]))

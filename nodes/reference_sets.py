@@ -5,10 +5,10 @@ from ..dreamo_core.host import files
 from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
 from ..dreamo_core.load_picture import load_picture, pictures_in
-from ..dreamo_core.references import Reference, References, extend
+from ..dreamo_core.references import DREAMO, Reference, References, extend
 from .preview import show
 from .types import DreamOReferencesType
-from .widgets import background_input, resolution_input, strength_input, task_input
+from .widgets import background_input, profile_input, resolution_input, strength_input, task_input
 
 SLOTS = (1, 2, 3)
 
@@ -41,6 +41,7 @@ class DreamOReferences(io.ComfyNode):
             ]
         inputs.append(background_input())
         inputs.append(DreamOReferencesType.Input("references", optional=True, tooltip="A chain to add these to."))
+        inputs.append(profile_input())
         return io.Schema(
             node_id="DreamOReferences",
             display_name="DreamO References",
@@ -55,11 +56,11 @@ class DreamOReferences(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, resolution, background="auto", references=(), **slots) -> io.NodeOutput:
+    def execute(cls, vae, resolution, background="auto", references=(), profile=DREAMO, **slots) -> io.NodeOutput:
         used = [i for i in SLOTS if slots.get(f"image_{i}") is not None]
         tasks = [slots[f"task_{i}"] for i in used]
         pictures = [
-            prepare(slots[f"image_{i}"], task, resolution, slots.get(f"mask_{i}"), background)
+            prepare(slots[f"image_{i}"], task, resolution, slots.get(f"mask_{i}"), background, profile=profile)
             for i, task in zip(used, tasks, strict=True)
         ]
         chain = chained(references, pictures, tasks, [slots[f"strength_{i}"] for i in used], vae)
@@ -90,6 +91,7 @@ class DreamOReferenceBatch(io.ComfyNode):
                 io.Image.Input("images", optional=True, tooltip="A batch of pictures; they come after the folder's."),
                 background_input(),
                 DreamOReferencesType.Input("references", optional=True, tooltip="A chain to add these to."),
+                profile_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -97,7 +99,7 @@ class DreamOReferenceBatch(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae, task, resolution, strength, folder, images=None, background="auto", references=()
+        cls, vae, task, resolution, strength, folder, images=None, background="auto", references=(), profile=DREAMO
     ) -> io.NodeOutput:
         paths = pictures_in(files.input_folder(folder)) if folder.strip() else []
         count = len(paths) + (0 if images is None else images.shape[0])
@@ -110,7 +112,7 @@ class DreamOReferenceBatch(io.ComfyNode):
                 f"{len(references)}; take some out."
             )
         loaded = [load_picture(path) for path in paths] + ([] if images is None else list(images.split(1)))
-        pictures = [prepare(image, task, resolution, None, background) for image in loaded]
+        pictures = [prepare(image, task, resolution, None, background, profile=profile) for image in loaded]
         chain = chained(references, pictures, [task] * count, [strength] * count, vae)
         return io.NodeOutput(chain, [picture.pixels for picture in pictures], ui=show(cls, pictures))
 

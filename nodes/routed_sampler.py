@@ -54,7 +54,9 @@ class DreamORoutedSampler(io.ComfyNode):
                     "references", optional=True, tooltip="A chain of references; not if DreamO Apply has put them on."
                 ),
                 DreamOModelType.Input(
-                    "dreamo_model", optional=True, tooltip="For these references. Without it they are plain ones (UNO)."
+                    "dreamo_model",
+                    optional=True,
+                    tooltip="For these references. Without it they are plain ones (UNO, USO).",
                 ),
             ],
             outputs=[

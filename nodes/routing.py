@@ -19,7 +19,7 @@ class DreamORouting(io.ComfyNode):
             description=(
                 "Keeps each reference inside its own region: where it answers is read while sampling, and elsewhere "
                 "the picture does not look at it. Works with any sampler node, for DreamO references and for plain "
-                "uxo ones (UNO). Style references and painted regions are left as they are."
+                "uxo ones (UNO, USO). Style references and painted regions are left as they are."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 model; before or after DreamO Apply."),

@@ -18,7 +18,7 @@ class DreamOSpeed(io.ComfyNode):
             category="DreamO",
             description=(
                 "Makes references cheap: background tokens leave the sequence, and the references' keys and values are "
-                "kept from step to step. Goes anywhere between the model loader and the sampler."
+                "kept from step to step. Goes anywhere between the model loader and the sampler; UNO and USO too."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 model, before or after DreamO Apply."),

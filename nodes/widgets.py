@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..dreamo_core.references import BACKGROUNDS, TASKS
+from ..dreamo_core.references import BACKGROUNDS, DREAMO, PROFILES, TASKS
 
 
 def task_input(name: str = "task") -> io.Combo.Input:
@@ -38,7 +38,23 @@ def resolution_input() -> io.Int.Input:
         min=48,
         max=2048,
         step=16,
-        tooltip="A reference is resized to about resolution² pixels. DreamO was trained at 512.",
+        tooltip=(
+            "A reference is resized to about resolution² pixels; DreamO was trained at 512. For UNO and USO: the "
+            "length of its longer side; 512 for USO and for one UNO reference, 320 for two, 256 for more."
+        ),
+    )
+
+
+def profile_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "profile",
+        options=list(PROFILES),
+        default=DREAMO,
+        optional=True,
+        tooltip=(
+            "Which model the picture is for. UNO, USO: kept whole with its background, resized by its longer side, no "
+            "face aligned; a mask, an alpha channel, or a background other than auto still puts the subject on white."
+        ),
     )
 
 

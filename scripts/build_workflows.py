@@ -28,16 +28,25 @@ MODELS_NOTE = """## Models
 class FluxGraph(Graph):
     """A graph that starts with the FLUX.1-dev loaders, under their real file names."""
 
-    def __init__(self, object_info: dict[str, Any], note: str):
+    def __init__(
+        self,
+        object_info: dict[str, Any],
+        note: str,
+        models_note: str = MODELS_NOTE,
+        note_height: int = 260,
+        dreamo: bool = True,
+    ):
         super().__init__(object_info)
-        self.note(note + "\n" + MODELS_NOTE)
+        self.note(note + "\n" + models_note, note_height)
         (self.model,) = self.add("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default")
         (self.clip,) = self.add(
             "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
         )
         (self.vae,) = self.add("VAELoader", vae_name="ae.safetensors")
         self.column()
-        self.dreamo, self.model = self.add("DreamOModelStack", model=self.model, preset="v1.1", use_turbo=True)
+        self.dreamo: Slot | None = None
+        if dreamo:
+            self.dreamo, self.model = self.add("DreamOModelStack", model=self.model, preset="v1.1", use_turbo=True)
         self.chain: Slot | None = None
 
     def reference(self, picture: str, **widgets: Any) -> None:
@@ -56,9 +65,8 @@ class FluxGraph(Graph):
         return negative
 
     def apply(self, positive: Slot) -> tuple[Slot, Slot]:
-        model, positive = self.add(
-            "DreamOApply", model=self.model, positive=positive, references=self.chain, dreamo_model=self.dreamo
-        )
+        dreamo = {"dreamo_model": self.dreamo} if self.dreamo else {}
+        model, positive = self.add("DreamOApply", model=self.model, positive=positive, references=self.chain, **dreamo)
         return model, positive
 
     def sample(self, model: Slot, positive: Slot, negative: Slot, latent: Slot, **widgets: Any) -> Slot:
@@ -258,6 +266,122 @@ def controlnet_and_upscale(info: dict[str, Any]) -> dict[str, Any]:
     return graph.finish(latent, "controlnet_and_upscale")
 
 
+# --- UNO and USO: the same nodes without a DreamO file ---
+
+FLUX_NOTE = """## Models
+- `models/diffusion_models/flux1-dev.safetensors`
+- `models/text_encoders/clip_l.safetensors`, `t5xxl_fp16.safetensors`
+- `models/vae/ae.safetensors`
+"""
+
+UNO_NOTE = FLUX_NOTE + "- `models/loras/dit_lora.safetensors` (bytedance-research/UNO)\n"
+
+USO_STYLE_NOTE = """- `models/model_patches/uso-flux1-projector-v1.safetensors` (Comfy-Org/USO_1.0_Repackaged)
+- `models/clip_vision/sigclip_vision_patch14_384.safetensors` (Comfy-Org/sigclip_vision_384)
+"""
+
+USO_LORA_NOTE = "- `models/loras/uso-flux1-dit-lora-v1.safetensors` (Comfy-Org/USO_1.0_Repackaged)\n"
+
+UXO = "UNO, USO"
+"""The profile of a reference that is for one of these two."""
+
+
+def add_uso_style(graph: FluxGraph, picture: str) -> None:
+    """One style picture on the model, through the host's own nodes."""
+    image, *_ = graph.add("LoadImage", title="Style", image=picture)
+    (vision,) = graph.add("CLIPVisionLoader", clip_name="sigclip_vision_patch14_384.safetensors")
+    (projector,) = graph.add("ModelPatchLoader", name="uso-flux1-projector-v1.safetensors")
+    graph.column()
+    # USO saw its style pictures squeezed to a square, not cut to one.
+    (seen,) = graph.add("CLIPVisionEncode", clip_vision=vision, image=image, crop="none")
+    (graph.model,) = graph.add("USOStyleReference", model=graph.model, model_patch=projector, clip_vision_output=seen)
+
+
+def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, "
+        "USO*. Its authors give one reference a longer side of 512, two 320, more 256; pictures have sides of 512 to "
+        "704.\n",
+        UNO_NOTE,
+        note_height=320,
+        dreamo=False,
+    )
+    (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name="dit_lora.safetensors", strength=1.0)
+    for picture in ("dreamo_cat.png", "dreamo_coffee.png"):
+        graph.column()
+        graph.reference(picture, task="subject", resolution=320, profile=UXO)
+    graph.column()
+    positive = graph.prompt("the cat looks into the cup of coffee", guidance=4.0)
+    negative = graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=512, height=512, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent, steps=25)
+    graph.column()
+    return graph.finish(latent, "uno_subjects")
+
+
+def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's "
+        "*USOStyleReference*; a second one behind it adds a second style. "
+        "An empty prompt keeps the subject's layout. Also for 1024 × 1024. "
+        "One picture at a time: the host's style node does not take batches.\n",
+        FLUX_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
+        note_height=360,
+        dreamo=False,
+    )
+    lora = "uso-flux1-dit-lora-v1.safetensors"
+    (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name=lora, strength=1.0)
+    graph.column()
+    add_uso_style(graph, "dreamo_rocket.png")
+    graph.column()
+    graph.reference("dreamo_cat.png", task="subject", resolution=512, profile=UXO)
+    graph.column()
+    positive, negative = graph.prompt("a cat on a stone wall at night", guidance=4.0), graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent, steps=20)
+    graph.column()
+    return graph.finish(latent, "uso_subject_style")
+
+
+def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# A DreamO subject in a USO style\nDreamO reads the reference, USO's projector gives the style. Defined and "
+        "tested token by token, but the two were trained apart and **pictures of the released weights together have "
+        "not been judged**. The strength of USO's LoRA (0.5) is a guess: more for the style, less for the subject. "
+        "One picture at a time.\n",
+        MODELS_NOTE + USO_LORA_NOTE + USO_STYLE_NOTE,
+        note_height=460,
+    )
+    lora = "uso-flux1-dit-lora-v1.safetensors"
+    (graph.model,) = graph.add("DreamOLora", model=graph.model, lora_name=lora, strength=0.5)
+    graph.column()
+    add_uso_style(graph, "dreamo_rocket.png")
+    graph.column()
+    graph.reference("dreamo_cat.png", task="subject")
+    graph.column()
+    positive, negative = graph.prompt("a cat on a stone wall at night"), graph.empty_negative()
+    (latent,) = graph.add("EmptySD3LatentImage", width=768, height=768, batch_size=1)
+    graph.column()
+    model, positive = graph.apply(positive)
+    latent = graph.sample(model, positive, negative, latent)
+    graph.column()
+    return graph.finish(latent, "dreamo_subject_uso_style")
+
+
+UNO_AND_USO = {
+    "uno_subjects": uno_subjects,
+    "uso_subject_style": uso_subject_style,
+    "dreamo_subject_uso_style": dreamo_subject_uso_style,
+}
+
+
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "one_reference": one_reference,
     "three_references": three_references,
@@ -266,6 +390,7 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "routed_references": routed_references,
     "regions_by_hand": regions_by_hand,
     "reference_controlnet_upscale": controlnet_and_upscale,
+    **UNO_AND_USO,
 }
 
 

@@ -40,6 +40,10 @@ DEMO_LAYERS = {
 }
 
 
+# UNO's and USO's LoRA, with their released keys; in models/loras.
+DEMO_UXO_FILES = ("dit_lora.safetensors", "uso-flux1-dit-lora-v1.safetensors")
+
+
 def write_photographs(base: Path) -> None:
     (base / "input").mkdir(parents=True, exist_ok=True)
     for name, load in PHOTOGRAPHS.items():
@@ -47,9 +51,8 @@ def write_photographs(base: Path) -> None:
 
 
 def write_demo_dreamo(base: Path) -> None:
-    """The files of DreamO v1.1 under their released names, small and random, to fit the demo models."""
-    folder = base / "models" / "dreamo"
-    folder.mkdir(parents=True, exist_ok=True)
+    """The files of DreamO v1.1, UNO and USO under their released names, small and random, to fit the demo models."""
+    dreamo, loras = base / "models" / "dreamo", base / "models" / "loras"
     generator = torch.Generator().manual_seed(0)
     draw = lambda rows, width: torch.randn(rows, width, generator=generator) * 0.5  # noqa: E731
     tables = {
@@ -57,9 +60,12 @@ def write_demo_dreamo(base: Path) -> None:
         "dreamo_idx_embedding.weight": draw(10, DEMO_HIDDEN_SIZE),
         "dreamo_t5_embedding.weight": draw(10, DEMO_TEXT_WIDTH),
     }
-    for name in DEMO_FILES:
-        lora = {}
-        for layer, (rows, columns) in DEMO_LAYERS.items():
-            lora[f"lora_unet_{layer}.down.weight"] = draw(4, columns * DEMO_HIDDEN_SIZE) / DEMO_HIDDEN_SIZE**0.5
-            lora[f"lora_unet_{layer}.up.weight"] = draw(rows * DEMO_HIDDEN_SIZE, 4) / 4
-        save_file({**lora, **(tables if name == "dreamo.safetensors" else {})}, folder / name)
+    for folder, names, prefix in ((dreamo, DEMO_FILES, "lora_unet_"), (loras, DEMO_UXO_FILES, "")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            lora = {}
+            for layer, (rows, columns) in DEMO_LAYERS.items():
+                key = prefix + (layer if prefix else layer.replace("_blocks_0_processor_", "_blocks.0.processor."))
+                lora[f"{key}.down.weight"] = draw(4, columns * DEMO_HIDDEN_SIZE) / DEMO_HIDDEN_SIZE**0.5
+                lora[f"{key}.up.weight"] = draw(rows * DEMO_HIDDEN_SIZE, 4) / 4
+            save_file({**lora, **(tables if name == "dreamo.safetensors" else {})}, folder / name)

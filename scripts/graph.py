@@ -192,6 +192,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
 
 DEMO_NODE = "demo"
 DEMO_SLOTS = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}
+DEMO_USO_SLOTS = {"ModelPatchLoader": 0, "CLIPVisionLoader": 1}
 
 
 def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -199,12 +200,18 @@ def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:
     swapped = {
         DEMO_NODE: {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
         DEMO_NODE + "_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
+        DEMO_NODE + "_uso": {"class_type": "DreamODemoUSO", "inputs": {"seed": 0}},
     }
     targets = {
         node: [DEMO_NODE, DEMO_SLOTS[n["class_type"]]] for node, n in prompt.items() if n["class_type"] in DEMO_SLOTS
     }
     targets |= {
         node: [DEMO_NODE + "_control", 0] for node, n in prompt.items() if n["class_type"] == "ControlNetLoader"
+    }
+    targets |= {
+        node: [DEMO_NODE + "_uso", DEMO_USO_SLOTS[n["class_type"]]]
+        for node, n in prompt.items()
+        if n["class_type"] in DEMO_USO_SLOTS
     }
     for node, content in prompt.items():
         if node in targets:

@@ -97,7 +97,10 @@ def test_reuse_at_the_same_input_is_the_full_sequence(flux, strengths, batch):
     assert (model_calls(patched, positive, [(x, 0.8), (moved, 0.8)])[1] - first).abs().max() > 1e-2
 
 
-def slow_reuse(flux, call, kept):
+TABLES = (make_model().embeddings.task, make_model().embeddings.index)
+
+
+def slow_reuse(flux, call, kept, tables=TABLES, style=None):
     """One reuse step, written out: text and image tokens alone, plain softmax over their own and the kept keys."""
     import comfy.ldm.flux.layers as layers
     from comfy.ldm.flux.math import apply_rope
@@ -112,16 +115,14 @@ def slow_reuse(flux, call, kept):
         weights = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(-1)
         return (weights @ v).transpose(1, 2).flatten(2)
 
-    tables = make_model().embeddings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "attention", attention)
         return slow_flux(
-            flux.model.diffusion_model, call.x, call.timestep, call.context, call.y, call.guidance, (),
-            tables.task, tables.index,
+            flux.model.diffusion_model, call.x, call.timestep, call.context, call.y, call.guidance, (), *tables, style
         )  # fmt: skip
 
 
-def capture_keys(flux, call, latents):
+def capture_keys(flux, call, latents, tables=TABLES, style=None):
     """Keys and values of the references in each block of one full step, from the slow twin."""
     import comfy.ldm.flux.layers as layers
     from comfy.ldm.flux.math import apply_rope, attention
@@ -133,12 +134,11 @@ def capture_keys(flux, call, latents):
         kept.append((apply_rope(q, k, pe)[1][:, :, -tokens:].clone(), v[:, :, -tokens:].clone()))
         return attention(q, k, v, pe, **options)
 
-    tables = make_model().embeddings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "attention", watching)
         slow_flux(
-            flux.model.diffusion_model, call.x, call.timestep, call.context, call.y, call.guidance, latents,
-            tables.task, tables.index,
+            flux.model.diffusion_model, call.x, call.timestep, call.context, call.y, call.guidance, latents, *tables,
+            style,
         )  # fmt: skip
     return kept
 

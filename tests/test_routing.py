@@ -580,9 +580,9 @@ def test_prepended_text_moves_the_words_along(flux, clip):
     seen = []
     original = participant_module.word_maps
 
-    def spy(q, k, image, text, words):
-        seen.append((text, [tuple(at) for at in words]))
-        return original(q, k, image, text, words)
+    def spy(q, k, image, prompt, words):
+        seen.append((prompt, [tuple(at) for at in words]))
+        return original(q, k, image, prompt, words)
 
     def prepend(args):
         txt, ids = args["txt"], args["txt_ids"]
@@ -594,7 +594,7 @@ def test_prepended_text_moves_the_words_along(flux, clip):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(participant_module, "word_maps", spy)
         sample(model, set_words(positive, ((2, 4),)), steps=1)
-    assert set(map(str, seen)) == {str((10, [(5, 7)]))}
+    assert set(map(str, seen)) == {str(((3, 10), [(5, 7)]))}
 
 
 def test_a_pass_without_references_wants_words(flux):

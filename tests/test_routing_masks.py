@@ -38,11 +38,15 @@ def test_response_maps_are_equation_2(qk):
 def test_word_maps_are_logits_over_the_texts_mean(qk):
     q, k = qk
     words = [[1], [0, 3]]
-    ours = maps.word_maps(q, k, IMAGE, TEXT, words)
+    ours = maps.word_maps(q, k, IMAGE, (0, TEXT), words)
     logits = torch.einsum("bhqc,bhkc->bqk", q[:, :, IMAGE[0] : IMAGE[1]], k[:, :, :TEXT]) / H / math.sqrt(D)
     for i, at in enumerate(words):
         theirs = torch.stack([logits[..., t] for t in at]).mean(0) - logits.mean(-1)
         assert (ours[:, i] - theirs).abs().max() < 1e-5
+    # What somebody has put in front of the prompt does not count.
+    k = torch.cat((torch.randn(k.shape[0], H, 3, D) * 100, k), 2)
+    moved = maps.word_maps(torch.cat((q[:, :, :3], q), 2), k, tuple(n + 3 for n in IMAGE), (3, TEXT + 3), [[4], [3, 6]])
+    assert (moved - ours).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (18, 5)])

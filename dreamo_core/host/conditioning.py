@@ -17,7 +17,8 @@ def attach_references(conditioning: list, references: References, embeddings: Em
     """A copy of the conditioning that carries the references, each part of it; the original is left alone.
 
     Raises:
-        ValueError: the conditioning carries reference latents already, or its prompt names a missing reference.
+        ValueError: the conditioning carries reference latents already, its prompt names a missing reference, or has
+            placeholders where there are no embeddings.
     """
     for _, values in conditioning:
         if values.get("reference_latents"):
@@ -25,7 +26,13 @@ def attach_references(conditioning: list, references: References, embeddings: Em
                 f"This conditioning already carries {len(values['reference_latents'])} reference latents (from "
                 "ReferenceLatent or another DreamO Apply); chain all references in front of one DreamO Apply."
             )
-    check_against_references(used_placeholders(conditioning), len(references))
+    used = used_placeholders(conditioning)
+    check_against_references(used, len(references))
+    if used and embeddings is None:
+        raise ValueError(
+            f"The prompt has DreamO's placeholders ({', '.join(sorted(used))}) but no DreamO file is connected; "
+            "connect dreamo_model, or for UNO and USO encode a prompt without them (CLIP Text Encode)."
+        )
     if not references:
         return conditioning
     values = {"reference_latents": [r.latent for r in references], "reference_latents_method": "uxo"}

@@ -7,7 +7,7 @@ import torch
 from ..facexlib_models import facexlib_models, weight_files
 from ..identity import BUILT_IN, FaceModels
 from ..picture_cache import cached_picture, content_key
-from ..references import Picture, Preparation, prepare_picture
+from ..references import DREAMO, Picture, Preparation, prepare_picture
 from .files import facexlib_folders, picture_cache_folder
 
 ALGORITHM = 1
@@ -28,11 +28,12 @@ def prepare(
     background: str = "auto",
     mask_use: str = "subject",
     face: int = 1,
+    profile: str = DREAMO,
 ) -> Picture:
     """`prepare_picture`, once per session for the same input."""
     models = face_models()
-    preparation = Preparation(background, mask_use, face, models)
-    key = content_key(image, mask, ALGORITHM, task, resolution, background, mask_use, face, models.name)
+    preparation = Preparation(background, mask_use, face, models, profile)
+    key = content_key(image, mask, ALGORITHM, task, resolution, background, mask_use, face, models.name, profile)
     return cached_picture(
         picture_cache_folder(), key, lambda: prepare_picture(image, task, resolution, mask, preparation)
     )

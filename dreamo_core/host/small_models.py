@@ -5,9 +5,13 @@ Every size is a FLUX.1 size made small; nothing else differs. The pictures they 
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.clip_vision
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.flux.controlnet
@@ -69,6 +73,10 @@ TEXT_CONFIG = {
     "t5xxl_model_config": {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2},
 }
 """Overrides that the host's text encoder classes read from their model options."""
+
+
+VISION_WIDTH = 32
+"""Of the small SigLIP; the real one is 1152 wide."""
 
 
 def randomize(module: torch.nn.Module, seed: int) -> None:
@@ -144,3 +152,34 @@ def small_controlnet(layout: str = "xlabs", seed: int = 0, **config: Any) -> Any
         load_device=comfy.model_management.get_torch_device(),
         extra_conds=["y", "guidance"],
     )
+
+
+def small_clip_vision(seed: int = 0) -> Any:
+    """A CLIP_VISION like sigclip_vision_patch14_384: 27 layers and 729 tokens of a picture, but narrow and random."""
+    real = Path(comfy.clip_vision.__file__).with_name("clip_vision_siglip_384.json")
+    config = json.loads(real.read_text())
+    config |= {"hidden_size": VISION_WIDTH, "intermediate_size": 2 * VISION_WIDTH, "num_attention_heads": 2}
+    with tempfile.TemporaryDirectory() as folder:
+        # The host's class reads its sizes from a file.
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config))
+        vision = comfy.clip_vision.ClipVisionModel(str(path))
+    randomize(vision.model, seed)
+    return vision
+
+
+def small_uso_projector(hidden_size: int, seed: int = 0) -> Any:
+    """A MODEL_PATCH like uso-flux1-projector-v1 for `small_clip_vision` and a model that is `hidden_size` wide."""
+    # Here, for it brings other nodes along.
+    from comfy_extras.nodes_model_patch import SigLIPMultiFeatProjModel
+
+    device = comfy.model_management.unet_offload_device()
+    projector = SigLIPMultiFeatProjModel(
+        siglip_token_dims=VISION_WIDTH,
+        hidden_size=hidden_size,
+        device=device,
+        dtype=torch.float32,
+        operations=comfy.ops.manual_cast,
+    )
+    randomize(projector, seed)
+    return comfy.model_patcher.ModelPatcher(projector, comfy.model_management.get_torch_device(), device)

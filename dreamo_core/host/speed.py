@@ -12,11 +12,11 @@ from comfy.samplers import calculate_sigmas
 
 from ..conditioning import ReferenceConditioning, conditioning_for
 from ..cost import ModelShape, Tokens, describe, store_bytes
-from ..patch import CONDITIONING_KEY, kept_of
+from ..patch import CONDITIONING_KEY, kept_of, plain_references
 from ..positions import token_grid
 from ..references import References
 from ..speed import SPEED_KEY, SpeedSettings
-from .flux import WRAPPER_KEY, check_flux, count_blocks, with_wrapper
+from .flux import WRAPPER_KEY, count_blocks, with_references, with_wrapper
 
 TEXT_TOKENS = 512
 """What FLUX.1 was trained with; the host's own prompts are often shorter."""
@@ -77,9 +77,10 @@ def make_prepare_sampling_wrapper(settings: SpeedSettings):
         def counted(cond: dict[str, Any]) -> dict[str, Any]:
             entry = cond.get("model_conds", {}).get(CONDITIONING_KEY)
             latents = cond.get("reference_latents")
-            if entry is None or not latents or len(latents) != len(entry.cond.settings):
+            carried = plain_references(latents, cond.get("reference_latents_method")) if entry is None else entry.cond
+            if carried is None or not latents or len(latents) != len(carried.settings):
                 return cond
-            tokens = reference_tokens(entry.cond, latents, settings)
+            tokens = reference_tokens(carried, latents, settings)
             stand_in = _stand_in(model, device_bytes(model, tokens, settings, noise_shape[0]))
             return {**cond, "reference_latents": [*latents, stand_in]}
 
@@ -98,15 +99,16 @@ def make_prepare_sampling_wrapper(settings: SpeedSettings):
 def with_speed(model: Any, settings: SpeedSettings) -> Any:
     """A clone of the ModelPatcher on which references cost what the settings say; before or after DreamO Apply.
 
+    Plain uxo references of stock nodes (UNO, USO) become cheap too.
+
     Raises:
         ValueError: not FLUX.1.
     """
-    check_flux(model)
+    model = with_references(model)
     key = WRAPPER_KEY + "_speed"
     if settings.reuses:
         model = with_wrapper(model, WrappersMP.PREPARE_SAMPLING, key, make_prepare_sampling_wrapper(settings))
     else:
-        model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, key)
     model.model_options["transformer_options"][SPEED_KEY] = settings
     return model

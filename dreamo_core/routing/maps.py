@@ -36,24 +36,29 @@ def response_maps(
 
 
 def word_maps(
-    q: torch.Tensor, k: torch.Tensor, image: tuple[int, int], text: int, words: Sequence[Sequence[int]]
+    q: torch.Tensor,
+    k: torch.Tensor,
+    image: tuple[int, int],
+    prompt: tuple[int, int],
+    words: Sequence[Sequence[int]],
 ) -> torch.Tensor:
     """How much more an image token looks at a word than at the prompt as a whole, averaged over heads.
 
     The "real word" of RealCustom++ (arXiv 2408.09744, section on adaptive mask guidance) in a cheap form: there the
     map is softmax(Q_img K_textᵀ) at the word's tokens; here the softmax's normaliser is replaced by the mean logit
-    over the text, so that again one vector a head suffices.
+    over the prompt, so that again one vector a head suffices. Tokens that others put in front of the prompt do not
+    count: a USO style that looks like a subject must not hide its word.
 
     Args:
         q, k: (b, heads, l, d), after RoPE.
         image: first and one-past-last image token.
-        text: number of text tokens; they come first.
+        prompt: first and one-past-last token of the prompt.
         words: text positions of each word, none empty.
 
     Returns:
         (b, r, n) float32, in units of logits.
     """
-    everything = k[:, :, :text].mean(2)
+    everything = k[:, :, prompt[0] : prompt[1]].mean(2)
     means = torch.stack([k[:, :, list(at)].mean(2) - everything for at in words], dim=2)
     return _mean_logits(means, q[:, :, image[0] : image[1]])
 

@@ -210,7 +210,8 @@ class Routing(Participant):
                 found.setdefault(number, []).append(map_)
         if spelled:
             at = [[p + moved for p in self._word(number)] for number in spelled]
-            for number, map_ in zip(spelled, min_max(word_maps(q, k, image, layout.text, at)).unbind(1), strict=True):
+            of_words = min_max(word_maps(q, k, image, (moved, layout.text), at))
+            for number, map_ in zip(spelled, of_words.unbind(1), strict=True):
                 found.setdefault(number, []).append(map_)
         for number, maps in found.items():
             total = sum(maps) / len(maps)

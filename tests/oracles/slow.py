@@ -51,18 +51,46 @@ def unpatch(tokens, height, width):
     return out[:, :, :height, :width]
 
 
-def slow_flux(flux, x, timestep, context, y, guidance, latents=(), task=None, index=None):
+def slow_style_tokens(projector, hidden_states):
+    """USO's style tokens, from the words of the paper: SigLIP layers from fine to coarse, mixed over places.
+
+    Args:
+        projector: the host's module, whose weights alone are used.
+        hidden_states: (b, layers, 729, c) of the image encoder, the last layer's last.
+    """
+    found = []
+    for level, layer in (("high", -2), ("mid", -11), ("low", -20)):
+        weights = {name: p.float() for name, p in projector.named_parameters() if name.startswith(level)}
+        part = lambda name, of=weights, level=level: of[f"{level}_{name}"]  # noqa: E731
+        x = hidden_states[:, layer].float()
+        mixed = torch.einsum("st,btc->bsc", part("embedding_linear.0.weight"), x)
+        mixed = torch.nn.functional.silu(mixed + part("embedding_linear.0.bias")[:, None])
+        mean, spread = mixed.mean(-1, keepdim=True), mixed.var(-1, unbiased=False, keepdim=True)
+        normed = (mixed - mean) / (spread + 1e-5).sqrt()
+        normed = normed * part("layer_norm.weight") + part("layer_norm.bias")
+        found.append(normed @ part("projection.weight").T + part("projection.bias"))
+    return torch.cat(found, dim=1)
+
+
+def slow_flux(flux, x, timestep, context, y, guidance, latents=(), task=None, index=None, style=None, kept=None):
     """The host's layers, called one after the other on an explicit sequence.
 
     Args:
         flux: the host's Flux module.
         latents: reference latents as the model sees them (scaled), each (b, 16, h, w).
         task, index: the two embedding tables, or None for none.
+        style: (b, s, c) tokens in front of the text, after `txt_in`.
+        kept: for each reference, which of its tokens are in the sequence; None for all.
     """
     from comfy.ldm.flux.layers import timestep_embedding
 
     sequence, ids, owners = slow_sequence(x, latents)
     image_tokens = owners.count(0)
+    if kept is not None:
+        stay = list(range(image_tokens))
+        for i, numbers in enumerate(kept, start=1):
+            stay += [owners.index(i) + n for n in sorted(numbers)]
+        sequence, ids, owners = sequence[:, stay], ids[stay], [owners[n] for n in stay]
     img = flux.img_in(sequence)
     if task is not None:
         img = img + condition_vectors(owners, task, index).to(img.dtype)
@@ -70,6 +98,8 @@ def slow_flux(flux, x, timestep, context, y, guidance, latents=(), task=None, in
     vec = vec + flux.guidance_in(timestep_embedding(guidance, 256).to(img.dtype))
     vec = vec + flux.vector_in(y)
     txt = flux.txt_in(context)
+    if style is not None:
+        txt = torch.cat((style, txt), dim=1)
     all_ids = torch.cat((torch.zeros(txt.shape[1], 3), ids))[None].repeat(x.shape[0], 1, 1)
     pe = flux.pe_embedder(all_ids)
     for block in flux.double_blocks:
