@@ -53,6 +53,8 @@ def browser() -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     for flag in FLAGS:
         options.add_argument(flag)
+    # What the console says can be asked for with `get_log("browser")`.
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # Named outright: without it selenium looks for a driver on the network.
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 

@@ -52,3 +52,14 @@ def no_gradients():
 
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium for all tests of the front end (see `front_end.py`)."""
+    from front_end import start_browser
+
+    driver = start_browser()
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
