@@ -63,3 +63,16 @@ def browser():
     driver.set_script_timeout(60)
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="session")
+def front_end_server(tmp_path_factory):
+    """One server for all tests of the front end, with the photographs and DreamO files that the graphs name."""
+    from front_end import Server, write_demo_dreamo, write_photographs, write_settings
+
+    base = tmp_path_factory.mktemp("front-end")
+    write_photographs(base)
+    write_demo_dreamo(base)
+    write_settings(base)
+    with Server(base) as server:
+        yield server

@@ -1,7 +1,7 @@
 """The real server and the real front end in a headless browser: typing prompts, as a user does."""
 
 import pytest
-from front_end import Page, Server, needs_browser, write_demo_dreamo, write_settings
+from front_end import Page, needs_browser
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -40,15 +40,10 @@ TEXT_ENCODE = """
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("front-end")
-    write_demo_dreamo(base)
-    write_settings(base)
-    (base / "input").mkdir()
-    Image.new("RGB", (96, 64), "tomato").save(base / "input/first.png")
-    Image.new("RGB", (64, 96), "royalblue").save(base / "input/second.png")
-    with Server(base) as server:
-        yield server
+def server(front_end_server):
+    Image.new("RGB", (96, 64), "tomato").save(front_end_server.base / "input/first.png")
+    Image.new("RGB", (64, 96), "royalblue").save(front_end_server.base / "input/second.png")
+    return front_end_server
 
 
 class PromptPage(Page):
