@@ -4,6 +4,7 @@ from ..dreamo_core.host.conditioning import attach_references
 from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.host.text_encoder import used_placeholders
 from ..dreamo_core.placeholders import note_on_unnamed
+from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType
 
 
@@ -13,6 +14,7 @@ class DreamOApply(io.ComfyNode):
         return io.Schema(
             node_id="DreamOApply",
             display_name="DreamO Apply",
+            **search_aliases("DreamOApply"),
             category="DreamO",
             description=(
                 "Puts the references on the positive conditioning and teaches the model to read them. Use both "
