@@ -66,11 +66,11 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def front_end_server(tmp_path_factory):
-    """One server for all tests of the front end, with the photographs and DreamO files that the graphs name."""
+def demo_server(tmp_path_factory):
+    """One server for all tests that do not change it, with the photographs and DreamO files that the graphs name."""
     from front_end import Server, write_demo_dreamo, write_photographs, write_settings
 
-    base = tmp_path_factory.mktemp("front-end")
+    base = tmp_path_factory.mktemp("demo")
     write_photographs(base)
     write_demo_dreamo(base)
     write_settings(base)

@@ -31,13 +31,13 @@ PICTURES = [
 
 
 @pytest.fixture(scope="module")
-def object_info(front_end_server):
-    return front_end_server.object_info()
+def object_info(demo_server):
+    return demo_server.object_info()
 
 
 @pytest.fixture(scope="module")
-def page(browser, front_end_server):
-    page = Page(browser, front_end_server)
+def page(browser, demo_server):
+    page = Page(browser, demo_server)
     page.errors()
     return page
 
@@ -96,8 +96,8 @@ def assert_nothing_is_wrong(page, missing):
     assert missing == [] and page.dialogs() == [] and page.errors() == []
 
 
-def test_the_page_loads_our_scripts_without_an_error(browser, front_end_server):
-    page = Page(browser, front_end_server)
+def test_the_page_loads_our_scripts_without_an_error(browser, demo_server):
+    page = Page(browser, demo_server)
     assert not [message for message in page.errors() if "/extensions/ComfyUI-DreamO-Routed/" in message]
 
 
@@ -148,9 +148,9 @@ PIXELS = """
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas nodes", "vue nodes"])
 def test_a_queued_graph_shows_its_picture_and_the_picture_carries_the_graph(
-    vue_nodes, browser, front_end_server, object_info, tmp_path
+    vue_nodes, browser, demo_server, object_info, tmp_path
 ):
-    page = Page(browser, front_end_server, vue_nodes)
+    page = Page(browser, demo_server, vue_nodes)
     page.errors()
     assert_nothing_is_wrong(page, page.drop(REPO / "workflows" / "one_reference.json"))
     # A seed of its own: what the server has made before, it does not make again.
@@ -168,7 +168,7 @@ def test_a_queued_graph_shows_its_picture_and_the_picture_carries_the_graph(
     (tmp_path / "page.png").write_bytes(browser.get_screenshot_as_png())
 
     file = page.call("return app.nodeOutputs[args[0]].images[0]", save_node["id"])
-    saved = front_end_server.base / "output" / file["subfolder"] / file["filename"]
+    saved = demo_server.base / "output" / file["subfolder"] / file["filename"]
     assert carries_a_graph(saved)
     assert_nothing_is_wrong(page, page.drop(saved))
     # Vue nodes are measured in the page, and are placed anew by fractions of a pixel.

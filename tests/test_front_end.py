@@ -40,10 +40,10 @@ TEXT_ENCODE = """
 
 
 @pytest.fixture(scope="module")
-def server(front_end_server):
-    Image.new("RGB", (96, 64), "tomato").save(front_end_server.base / "input/first.png")
-    Image.new("RGB", (64, 96), "royalblue").save(front_end_server.base / "input/second.png")
-    return front_end_server
+def server(demo_server):
+    Image.new("RGB", (96, 64), "tomato").save(demo_server.base / "input/first.png")
+    Image.new("RGB", (64, 96), "royalblue").save(demo_server.base / "input/second.png")
+    return demo_server
 
 
 class PromptPage(Page):
