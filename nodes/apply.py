@@ -5,6 +5,7 @@ from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.host.text_encoder import used_placeholders
 from ..dreamo_core.placeholders import note_on_unnamed
 from ..dreamo_core.style import note_on_style
+from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType
 
 PLAIN = "No DreamO file is connected: the references are plain ones, as for UNO and USO."
@@ -16,6 +17,7 @@ class DreamOApply(io.ComfyNode):
         return io.Schema(
             node_id="DreamOApply",
             display_name="DreamO Apply",
+            **search_aliases("DreamOApply"),
             category="DreamO",
             description=(
                 "Puts the references on the positive conditioning and teaches the model to read them. Use both "

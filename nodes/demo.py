@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host import mini_world, small_models
+from .aliases import search_aliases
 
 SEED = io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")
 
@@ -11,6 +12,7 @@ class DreamODemoModels(io.ComfyNode):
         return io.Schema(
             node_id="DreamODemoModels",
             display_name="DreamO Demo Models",
+            **search_aliases("DreamODemoModels"),
             category="DreamO/demo",
             description=(
                 "Small stand-ins for FLUX.1, its text encoders and its VAE: every graph runs in seconds without a "
@@ -47,6 +49,7 @@ class DreamODemoControlNet(io.ComfyNode):
         return io.Schema(
             node_id="DreamODemoControlNet",
             display_name="DreamO Demo ControlNet (random weights)",
+            **search_aliases("DreamODemoControlNet"),
             category="DreamO/demo",
             description="A small Flux ControlNet with random weights that fits DreamO Demo Models.",
             inputs=[

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.flux import with_cfg_range
+from .aliases import search_aliases
 from .widgets import percent_inputs
 
 
@@ -10,6 +11,7 @@ class DreamOTrueCFGRange(io.ComfyNode):
         return io.Schema(
             node_id="DreamOTrueCFGRange",
             display_name="DreamO True CFG Range",
+            **search_aliases("DreamOTrueCFGRange"),
             category="DreamO",
             description=(
                 "Lets the negative prompt act in a part of sampling only. Outside it the sampler's cfg counts as 1 "

@@ -2,6 +2,7 @@ from comfy_api.latest import io, ui
 
 from ..dreamo_core.host import files
 from ..dreamo_core.load_picture import load_picture
+from .aliases import search_aliases
 
 
 class DreamOLoadPicture(io.ComfyNode):
@@ -10,6 +11,7 @@ class DreamOLoadPicture(io.ComfyNode):
         return io.Schema(
             node_id="DreamOLoadPicture",
             display_name="DreamO Load Picture",
+            **search_aliases("DreamOLoadPicture"),
             category="DreamO",
             description=(
                 "Loads a picture as people have them: phone orientation, colour profiles, 16 bit, CMYK and very large "

@@ -8,6 +8,7 @@ from ..dreamo_core.host import files
 from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
 from ..dreamo_core.host.report import report
+from .aliases import search_aliases
 from .types import DreamOModelType
 
 NO_MODEL = "Load DreamO's model output is used but its model input is not connected; connect a FLUX.1 model to it."
@@ -20,6 +21,7 @@ class DreamOLoader(io.ComfyNode):
         return io.Schema(
             node_id="DreamOLoader",
             display_name="Load DreamO",
+            **search_aliases("DreamOLoader"),
             category="DreamO",
             description=(
                 "Loads a DreamO file from models/dreamo: its embeddings, and its LoRA onto the model. For the released "
@@ -81,6 +83,7 @@ class DreamOLora(io.ComfyNode):
         return io.Schema(
             node_id="DreamOLora",
             display_name="DreamO LoRA (any FLUX.1 format)",
+            **search_aliases("DreamOLora"),
             category="DreamO",
             description=(
                 "Puts a FLUX.1 LoRA of any layout on the model: the released keys of DreamO, UNO and USO (XLabs), "

@@ -4,6 +4,7 @@ from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
 from ..dreamo_core.references import DREAMO, MASK_USES, Reference, extend
 from ..dreamo_core.schedule import check_range
+from .aliases import search_aliases
 from .preview import show
 from .types import DreamOReferencesType
 from .widgets import background_input, percent_inputs, profile_input, resolution_input, strength_input, task_input
@@ -15,6 +16,7 @@ class DreamOReference(io.ComfyNode):
         return io.Schema(
             node_id="DreamOReference",
             display_name="DreamO Reference",
+            **search_aliases("DreamOReference"),
             category="DreamO",
             description=(
                 "Prepares one reference picture as DreamO (or UNO and USO) was trained to see it and adds it to a "

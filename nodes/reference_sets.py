@@ -6,6 +6,7 @@ from ..dreamo_core.host.prepare import prepare
 from ..dreamo_core.host.vae import encode_reference
 from ..dreamo_core.load_picture import load_picture, pictures_in
 from ..dreamo_core.references import DREAMO, Reference, References, extend
+from .aliases import search_aliases
 from .preview import show
 from .types import DreamOReferencesType
 from .widgets import background_input, profile_input, resolution_input, strength_input, task_input
@@ -45,6 +46,7 @@ class DreamOReferences(io.ComfyNode):
         return io.Schema(
             node_id="DreamOReferences",
             display_name="DreamO References",
+            **search_aliases("DreamOReferences"),
             category="DreamO",
             description=(
                 "Up to three reference pictures in one box. For schedules, regions and faces by number, chain DreamO "
@@ -73,6 +75,7 @@ class DreamOReferenceBatch(io.ComfyNode):
         return io.Schema(
             node_id="DreamOReferenceBatch",
             display_name="DreamO Reference Batch",
+            **search_aliases("DreamOReferenceBatch"),
             category="DreamO",
             description=(
                 f"A folder or a batch of pictures becomes a chain of references with one task, up to {MAX_REFERENCES}. "

@@ -4,6 +4,7 @@ from ..dreamo_core.embeddings import MAX_REFERENCES
 from ..dreamo_core.host.routing import add_region, set_words, text_pieces
 from ..dreamo_core.routing.regions import make_region
 from ..dreamo_core.routing.words import words_for_references
+from .aliases import search_aliases
 
 FILL, FIND = "fill it", "find its place in it"
 
@@ -14,6 +15,7 @@ class DreamORegion(io.ComfyNode):
         return io.Schema(
             node_id="DreamORegion",
             display_name="DreamO Region",
+            **search_aliases("DreamORegion"),
             category="DreamO/routing",
             description=(
                 "A painted region for one reference: it acts there and nowhere else. Several for one reference add "
@@ -65,6 +67,7 @@ class DreamORoutingWords(io.ComfyNode):
         return io.Schema(
             node_id="DreamORoutingWords",
             display_name="DreamO Routing Words",
+            **search_aliases("DreamORoutingWords"),
             category="DreamO/routing",
             description=(
                 "Says which word of the prompt each reference is, so that DreamO Routing can see from the prompt "

@@ -6,6 +6,7 @@ from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.host.routing import sample_routed
 from ..dreamo_core.host.samplers import sampler_names, scheduler_names
 from ..dreamo_core.routing.pictures import heat_pictures, map_picture, region_masks, step_strip
+from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType, DreamORoutingMapsType
 
 
@@ -15,6 +16,7 @@ class DreamORoutedSampler(io.ComfyNode):
         return io.Schema(
             node_id="DreamORoutedSampler",
             display_name="DreamO Routed Sampler",
+            **search_aliases("DreamORoutedSampler"),
             category="DreamO/routing",
             description=(
                 "The host's KSampler with every reference kept where it belongs, and pictures of where that was. "
@@ -94,6 +96,7 @@ class DreamORoutingPreview(io.ComfyNode):
         return io.Schema(
             node_id="DreamORoutingPreview",
             display_name="DreamO Routing Preview",
+            **search_aliases("DreamORoutingPreview"),
             category="DreamO/routing",
             description="Where each reference acted: a colour each over the picture, with a legend, and step by step.",
             inputs=[

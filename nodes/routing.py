@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.routing import with_routing
 from ..dreamo_core.routing.settings import FORMS, MASKS_FROM, SOURCES, RoutingSettings
+from .aliases import search_aliases
 
 
 def part(name: str, default: float, tooltip: str, low: float = 0.0, high: float = 1.0) -> io.Float.Input:
@@ -15,6 +16,7 @@ class DreamORouting(io.ComfyNode):
         return io.Schema(
             node_id="DreamORouting",
             display_name="DreamO Routing",
+            **search_aliases("DreamORouting"),
             category="DreamO/routing",
             description=(
                 "Keeps each reference inside its own region: where it answers is read while sampling, and elsewhere "

@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.speed import expected_cost, with_speed
 from ..dreamo_core.speed import PRESETS, REFRESH_POLICIES, STORES, SpeedSettings
+from .aliases import search_aliases
 from .types import DreamOReferencesType
 
 CUSTOM = "custom"
@@ -15,6 +16,7 @@ class DreamOSpeed(io.ComfyNode):
         return io.Schema(
             node_id="DreamOSpeed",
             display_name="DreamO Speed",
+            **search_aliases("DreamOSpeed"),
             category="DreamO",
             description=(
                 "Makes references cheap: background tokens leave the sequence, and the references' keys and values are "

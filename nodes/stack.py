@@ -8,6 +8,7 @@ from ..dreamo_core.host import files
 from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
 from ..dreamo_core.host.report import report
+from .aliases import search_aliases
 from .types import DreamOModelType
 
 # Released strengths, and the presets that use the file.
@@ -46,6 +47,7 @@ class DreamOModelStack(io.ComfyNode):
         return io.Schema(
             node_id="DreamOModelStack",
             display_name="DreamO Model Stack",
+            **search_aliases("DreamOModelStack"),
             category="DreamO",
             description=(
                 "DreamO with its companion LoRAs as released, in one node. Files are found by name in models/dreamo "

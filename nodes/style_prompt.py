@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.messages import say
 from ..dreamo_core.style import STYLE_TRIGGER, with_style_trigger
+from .aliases import search_aliases
 from .types import DreamOReferencesType
 
 
@@ -11,6 +12,7 @@ class DreamOStylePrompt(io.ComfyNode):
         return io.Schema(
             node_id="DreamOStylePrompt",
             display_name="DreamO Style Prompt",
+            **search_aliases("DreamOStylePrompt"),
             category="DreamO",
             description=f"Puts “{STYLE_TRIGGER}” in front of the prompt, as DreamO wants it for a style reference.",
             inputs=[

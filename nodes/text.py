@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.text_encoder import encode_prompt, used_placeholders, with_placeholders
 from ..dreamo_core.placeholders import check_against_references
+from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType
 
 
@@ -11,6 +12,7 @@ class DreamOPlaceholders(io.ComfyNode):
         return io.Schema(
             node_id="DreamOPlaceholders",
             display_name="DreamO Placeholders",
+            **search_aliases("DreamOPlaceholders"),
             category="DreamO",
             description=(
                 "Teaches a CLIP the placeholders [ref#1] to [ref#9] and [res], so that CLIP Text Encode and "
@@ -34,6 +36,7 @@ class DreamOTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="DreamOTextEncode",
             display_name="DreamO Text Encode",
+            **search_aliases("DreamOTextEncode"),
             category="DreamO",
             description=(
                 "Encodes a prompt in which [ref#1] means reference 1: "

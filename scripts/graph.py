@@ -149,18 +149,16 @@ def save(workflow: dict[str, Any], path: Path) -> None:
 
 
 def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """A saved node's widget values by input name.
+    """A saved node's widget values by input name; widgets that came after it was saved have their defaults.
 
     Raises:
-        ValueError: more or fewer values were saved than the class has widgets.
+        ValueError: more values were saved than the class has widgets.
     """
     saved, values = list(node.get("widgets_values", [])), {}
     for name, kind, options in inputs_of(info):
         if not is_widget(kind, options):
             continue
-        if not saved:
-            raise ValueError(f"{node['type']} (node {node['id']}) has no saved value for {name}.")
-        values[name] = saved.pop(0)
+        values[name] = saved.pop(0) if saved else default_of(kind, options)
         if has_control(name, kind, options) or has_upload(options):
             del saved[:1]
     if saved:

@@ -1,6 +1,7 @@
-"""Pictures of the shipped graphs in the real front end.
+"""Pictures of the shipped graphs, and of each node for its help page, in the real front end.
 
     python3 scripts/host.py exec scripts/screenshot.py [NAME ...] [--to FOLDER]
+    python3 scripts/host.py exec scripts/screenshot.py --nodes [NAME ...] [--to FOLDER]
 
 Needs chromium and chromedriver (Debian: `apt-get install chromium chromium-driver`).
 """
@@ -21,7 +22,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+REPO = Path(__file__).resolve().parent.parent
+WORKFLOWS = REPO / "workflows"
+HELP = REPO / "web" / "docs"
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=2200,1000"
@@ -48,11 +51,37 @@ app.loadGraphData(workflow).then(() => setTimeout(() => {
 }, 1500));
 """
 
+# One node by itself, and where it is on the page: left, top, right, bottom.
+SHOW_NODE = """
+const [type, done] = arguments;
+app.clean();
+const node = LiteGraph.createNode(type);
+app.graph.add(node);
+const image = node.widgets?.find((widget) => widget.name === 'image');
+if (image) {
+    image.value = 'dreamo_cat.png';
+    image.callback?.(image.value);
+}
+setTimeout(() => {
+    if (!image) node.setSize([Math.max(node.size[0], 300), node.computeSize()[1]]);
+    const page = app.canvas.canvas.getBoundingClientRect(), top = 130, title = LiteGraph.NODE_TITLE_HEIGHT;
+    const [w, h] = [node.size[0], node.size[1] + title];
+    const scale = Math.min(1.5, (page.height - top - 20) / h);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [700 / scale - node.pos[0], top / scale - node.pos[1] + title];
+    app.canvas.setDirty(true, true);
+    const [x, y] = [page.left + 700, page.top + top];
+    setTimeout(() => done([x, y, x + w * scale, y + h * scale]), 700);
+}, 700);
+"""
+
 
 def browser() -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     for flag in FLAGS:
         options.add_argument(flag)
+    # What the console says can be asked for with `get_log("browser")`.
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # Named outright: without it selenium looks for a driver on the network.
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
@@ -71,29 +100,43 @@ def open_front_end(driver: webdriver.Chrome, url: str) -> None:
     WebDriverWait(driver, 120).until(lambda d: d.execute_script(ready))
 
 
+def screen(driver: webdriver.Chrome) -> Image.Image:
+    return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+
+
+def picture_of_graph(driver: webdriver.Chrome, name: str) -> Image.Image:
+    driver.execute_async_script(SHOW, json.loads((WORKFLOWS / f"{name}.json").read_text()))
+    # The top bar goes: only the graph is of interest.
+    picture = screen(driver)
+    return picture.crop((0, 80, picture.width, picture.height))
+
+
+def picture_of_node(driver: webdriver.Chrome, name: str) -> Image.Image:
+    left, top, right, bottom = driver.execute_async_script(SHOW_NODE, name)
+    return screen(driver).crop((int(left) - 8, int(top) - 8, int(right) + 8, int(bottom) + 8))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="workflows, without .json; all if none is given")
-    parser.add_argument("--to", type=Path, default=WORKFLOWS, help="folder for the pictures")
+    parser.add_argument("names", nargs="*", help="workflows or nodes, without ending; all if none is given")
+    parser.add_argument("--nodes", action="store_true", help="nodes for the help pages instead of graphs")
+    parser.add_argument("--to", type=Path, help="folder for the pictures")
     args = parser.parse_args()
-    names = args.names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
+    home, ending, picture_of = (HELP, "md", picture_of_node) if args.nodes else (WORKFLOWS, "json", picture_of_graph)
+    folder = args.to or home
+    with tempfile.TemporaryDirectory() as base_folder:
+        base = Path(base_folder)
         write_photographs(base)
         write_demo_dreamo(base)
         write_settings(base)
         with Server(base) as server:
             driver = browser()
             try:
+                driver.set_script_timeout(60)
                 open_front_end(driver, server.url)
-                for name in names:
-                    driver.set_script_timeout(60)
-                    driver.execute_async_script(SHOW, json.loads((WORKFLOWS / f"{name}.json").read_text()))
-                    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-                    # The top bar goes: only the graph is of interest.
-                    picture = picture.crop((0, 80, picture.width, picture.height))
-                    picture.save(args.to / f"{name}.webp", quality=80)
-                    print(args.to / f"{name}.webp")
+                for name in args.names or sorted(path.stem for path in home.glob(f"*.{ending}")):
+                    picture_of(driver, name).save(folder / f"{name}.webp", quality=80)
+                    print(folder / f"{name}.webp")
             finally:
                 driver.quit()
 

@@ -52,3 +52,27 @@ def no_gradients():
 
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium for all tests of the front end (see `front_end.py`)."""
+    from front_end import start_browser
+
+    driver = start_browser()
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory):
+    """One server for all tests that do not change it, with the photographs and DreamO files that the graphs name."""
+    from front_end import Server, write_demo_dreamo, write_photographs, write_settings
+
+    base = tmp_path_factory.mktemp("demo")
+    write_photographs(base)
+    write_demo_dreamo(base)
+    write_settings(base)
+    with Server(base) as server:
+        yield server

@@ -1,29 +1,12 @@
 """The real server and the real front end in a headless browser: typing prompts, as a user does."""
 
-import shutil
-import sys
-from pathlib import Path
-
 import pytest
+from front_end import Page, needs_browser
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-from comfy_server import Server  # noqa: E402
-from example_inputs import write_demo_dreamo  # noqa: E402
-from screenshot import browser as start_browser  # noqa: E402
-from screenshot import open_front_end, write_settings  # noqa: E402
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="no chromium and chromedriver on the PATH; `apt-get install chromium chromium-driver` makes this run",
-    ),
-]
+pytestmark = needs_browser
 
 # Two references, `first` and `second`, into a chain; `add` and `wire` for the rest.
 BUILD = """
@@ -57,42 +40,14 @@ TEXT_ENCODE = """
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("front-end")
-    write_demo_dreamo(base)
-    write_settings(base)
-    (base / "input").mkdir()
-    Image.new("RGB", (96, 64), "tomato").save(base / "input/first.png")
-    Image.new("RGB", (64, 96), "royalblue").save(base / "input/second.png")
-    with Server(base) as server:
-        yield server
+def server(demo_server):
+    Image.new("RGB", (96, 64), "tomato").save(demo_server.base / "input/first.png")
+    Image.new("RGB", (64, 96), "royalblue").save(demo_server.base / "input/second.png")
+    return demo_server
 
 
-@pytest.fixture(scope="module")
-def browser():
-    driver = start_browser()
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """The front end with a graph in it."""
-
-    def __init__(self, driver, server, vue_nodes):
-        self.driver, self.server, self.vue_nodes = driver, server, vue_nodes
-        open_front_end(driver, server.url)
-        self.call(f"await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(vue_nodes).lower()})")
-
-    def wait(self, condition, seconds=30):
-        return WebDriverWait(self.driver, seconds, 0.1, [Exception]).until(lambda _: condition())
-
-    def call(self, script):
-        """Run JavaScript that may await; returns what it returns."""
-        body = f"const done = arguments[0]; (async () => {{ {script} }})().then(done, (e) => done('ERROR ' + e.stack))"
-        result = self.driver.execute_async_script(body)
-        assert not (isinstance(result, str) and result.startswith("ERROR ")), result
-        return result
+class PromptPage(Page):
+    """The front end with a graph in which a prompt is typed."""
 
     def build(self, script):
         self.call(BUILD + script)
@@ -126,7 +81,7 @@ class Page:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas nodes", "vue nodes"])
 def page(request, browser, server):
-    return Page(browser, server, request.param)
+    return PromptPage(browser, server, vue_nodes=request.param)
 
 
 def test_typing_a_bracket_offers_the_connected_references(page):

@@ -59,7 +59,10 @@ def test_the_archive_holds_what_is_needed(published):
         "NOTICE",
         "CHANGELOG.md",
     } <= published
-    for folder, suffix in (("nodes", ".py"), ("dreamo_core", ".py"), ("workflows", ".json"), ("web/docs", ".md")):
+    for folder, suffix in (
+        ("nodes", ".py"), ("dreamo_core", ".py"), ("workflows", ".json"), ("web/docs", ".md"), ("web/docs", ".webp"),
+        ("web/js", ".js"), ("locales", ".json"),
+    ):  # fmt: skip
         on_disk = {str(path.relative_to(REPO)) for path in (REPO / folder).rglob(f"*{suffix}")}
         assert on_disk and on_disk <= published, f"not published: {sorted(on_disk - published)}"
 
