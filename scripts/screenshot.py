@@ -1,4 +1,4 @@
-"""Pictures of the shipped graphs in the real front end.
+"""Pictures of the shipped graphs in the real front end, and their thumbnails for the template browser.
 
     python3 scripts/host.py exec scripts/screenshot.py [NAME ...] [--to FOLDER]
 
@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import Server
-from example_inputs import write_demo_dreamo, write_photographs
+from example_inputs import write_example_inputs
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
+from thumbnail import save_thumbnail
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 FLAGS = (
@@ -27,24 +28,25 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=2200,1000"
 ).split()
 
-# Shows the whole graph: the front end's own "fit view", with the menus out of the way.
+# Shows the whole graph, boxes too, and nothing but the graph; gives the part of the page that it covers.
 SHOW = """
 const [workflow, done] = arguments;
 app.loadGraphData(workflow).then(() => setTimeout(() => {
-    const bounds = [Infinity, Infinity, -Infinity, -Infinity];
-    for (const node of app.graph._nodes) {
-        const [x, y, w, h] = node.getBounding();
-        bounds[0] = Math.min(bounds[0], x); bounds[1] = Math.min(bounds[1], y);
-        bounds[2] = Math.max(bounds[2], x + w); bounds[3] = Math.max(bounds[3], y + h);
+    const boxes = [...app.graph._nodes, ...app.graph._groups].map((item) => item.boundingRect ?? item._bounding);
+    const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+    const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left;
+    const height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
+    const canvas = app.canvas.canvas, page = canvas.getBoundingClientRect(), margin = 24;
+    const scale = Math.min((page.width - 2 * margin) / width, (page.height - 2 * margin) / height);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [margin / scale - left, margin / scale - top];
+    app.canvas.setDirty(true, true);
+    for (const element of document.body.querySelectorAll('*')) {
+        const widget = '.dom-widget';
+        if (!element.contains(canvas) && !element.closest(widget) && !element.querySelector(widget)) element.style.visibility = 'hidden';
     }
-    const canvas = app.canvas, margin = 70, top = 100;
-    const scale = Math.min(
-        (canvas.canvas.clientWidth - 2 * margin) / (bounds[2] - bounds[0]),
-        (canvas.canvas.clientHeight - top - margin) / (bounds[3] - bounds[1]));
-    canvas.ds.scale = scale;
-    canvas.ds.offset = [margin / scale - bounds[0], top / scale - bounds[1]];
-    canvas.setDirty(true, true);
-    setTimeout(done, 2500);
+    const [right, bottom] = [page.left + width * scale + 2 * margin, page.top + height * scale + 2 * margin];
+    setTimeout(() => done([page.left, page.top, right, bottom]), 2500);
 }, 1500));
 """
 
@@ -79,8 +81,7 @@ def main() -> None:
     names = args.names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        write_photographs(base)
-        write_demo_dreamo(base)
+        write_example_inputs(base)
         write_settings(base)
         with Server(base) as server:
             driver = browser()
@@ -88,11 +89,12 @@ def main() -> None:
                 open_front_end(driver, server.url)
                 for name in names:
                     driver.set_script_timeout(60)
-                    driver.execute_async_script(SHOW, json.loads((WORKFLOWS / f"{name}.json").read_text()))
+                    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+                    covered = driver.execute_async_script(SHOW, workflow)
                     picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-                    # The top bar goes: only the graph is of interest.
-                    picture = picture.crop((0, 80, picture.width, picture.height))
+                    picture = picture.crop(tuple(round(edge) for edge in covered))
                     picture.save(args.to / f"{name}.webp", quality=80)
+                    save_thumbnail(workflow, picture, base / "input", args.to / f"{name}.jpg")
                     print(args.to / f"{name}.webp")
             finally:
                 driver.quit()
