@@ -42,8 +42,8 @@ app.loadGraphData(workflow).then(() => setTimeout(() => {
     app.canvas.ds.offset = [margin / scale - left, margin / scale - top];
     app.canvas.setDirty(true, true);
     for (const element of document.body.querySelectorAll('*')) {
-        const widget = '.dom-widget';
-        if (!element.contains(canvas) && !element.closest(widget) && !element.querySelector(widget)) element.style.visibility = 'hidden';
+        const shown = element.contains(canvas) || ['closest', 'querySelector'].some((f) => element[f]('.dom-widget'));
+        if (!shown) element.style.visibility = 'hidden';
     }
     const [right, bottom] = [page.left + width * scale + 2 * margin, page.top + height * scale + 2 * margin];
     setTimeout(() => done([page.left, page.top, right, bottom]), 2500);

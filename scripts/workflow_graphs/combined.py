@@ -82,8 +82,8 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# Upscale with references\nA model enlarges the picture to four times its sides, of which one and a half "
-        "times are kept (*scale_by* 0.5 keeps two), and a second pass at low denoise draws the details with the references "
-        "in view: the face stays that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled encoder and "
+        "times are kept (*scale_by* 0.5 keeps two), and a second pass at low denoise draws the details with the "
+        "references in view: the face stays that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled encoder and "
         "decoder save memory at this size. Any upscale model fits; for one that doubles, set *scale_by* to 0.75.",
     )
     graph.references(("dreamo_astronaut.png", "identity"))
