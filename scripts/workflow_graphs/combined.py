@@ -81,10 +81,10 @@ def inpaint_subject(info: dict[str, Any]) -> dict[str, Any]:
 def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# Upscale with references\nA model enlarges the picture to four times its sides, of which one and a half "
-        "times are kept (*scale_by* 0.5 keeps two), and a second pass at low denoise draws the details with the "
-        "references in view: the face stays that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled encoder and "
-        "decoder save memory at this size. Any upscale model fits; for one that doubles, set *scale_by* to 0.75.",
+        "# Upscale with references\nA model enlarges the picture, which is then brought to one and a half times its "
+        "first size, and a second pass at low denoise draws the details with the references in view: the face stays "
+        "that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled encoder and decoder save memory at this "
+        "size. Any upscale model fits.",
     )
     graph.references(("dreamo_astronaut.png", "identity"))
     graph.group("Prompt")
@@ -96,7 +96,10 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
     graph.group("Upscale")
     (upscaler,) = graph.add("UpscaleModelLoader", model_name="RealESRGAN_x4plus.safetensors")
     (image,) = graph.add("ImageUpscaleWithModel", upscale_model=upscaler, image=image)
-    (image,) = graph.add("ImageScaleBy", image=image, upscale_method="area", scale_by=0.375)
+    (image,) = graph.add(
+        "ImageScale", title="Size of the result", image=image, upscale_method="area", width=1152, height=1152,
+        crop="center",
+    )  # fmt: skip
     (latent,) = graph.add("VAEEncodeTiled", pixels=image, vae=graph.vae, tile_size=1024)
     graph.group("Second pass")
     latent = graph.sample(model, positive, negative, latent, steps=6, denoise=0.3)

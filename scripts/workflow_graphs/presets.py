@@ -29,7 +29,9 @@ def low_vram(info: dict[str, Any]) -> dict[str, Any]:
     latent = graph.empty_latent(768, 768)
     graph.group("Picture")
     model, positive = graph.apply(positive)
-    model, report = graph.add("DreamOSpeed", model=model, references=graph.chain, preset="fast", low_memory=True)
+    model, report = graph.add(
+        "DreamOSpeed", model=model, references=graph.chain, preset="fast", low_memory=True, width=768, height=768
+    )
     graph.add("PreviewAny", title="Expected cost", source=report)
     graph.column()
     latent = graph.sample(model, positive, negative, latent)

@@ -130,8 +130,8 @@ def batch_of_prompts(info: dict[str, Any]) -> dict[str, Any]:
         info,
         "# A batch of prompts\nOne run draws the same references into several scenes. They are prepared and encoded "
         "once, however many prompts there are.\n\nOne more prompt: copy the three nodes of a *Prompt* box (Ctrl+C, "
-        "then Ctrl+Shift+V, which keeps their links) and add its latent with one more *LatentBatch*. A node of another pack "
-        "that gives a list of texts works too, in front of one such box.\n\nFor prompts by chance write "
+        "then Ctrl+Shift+V, which keeps their links) and add its latent with one more *LatentBatch*. A node of another "
+        "pack that gives a list of texts works too, in front of one such box.\n\nFor prompts by chance write "
         "{beach|forest|city} in one of them and raise the number beside *Run*: later runs take the references from "
         "the cache.",
     )
