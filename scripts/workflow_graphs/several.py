@@ -129,7 +129,8 @@ def batch_of_prompts(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# A batch of prompts\nOne run draws the same references into several scenes. They are prepared and encoded "
-        "once, however many prompts there are.\n\nOne more prompt: copy the three nodes of a *Prompt* box (Ctrl+C, "
+        "once, however many prompts there are, and *DreamO Speed* keeps them cheap while sampling.\n\n"
+        "One more prompt: copy the three nodes of a *Prompt* box (Ctrl+C, "
         "then Ctrl+Shift+V, which keeps their links) and add its latent with one more *LatentBatch*. A node of another "
         "pack that gives a list of texts works too, in front of one such box.\n\nFor prompts by chance write "
         "{beach|forest|city} in one of them and raise the number beside *Run*: later runs take the references from "
@@ -137,6 +138,7 @@ def batch_of_prompts(info: dict[str, Any]) -> dict[str, Any]:
     )
     graph.references(*CAT_AND_CUP)
     graph.group("All prompts")
+    (graph.model, _) = graph.add("DreamOSpeed", model=graph.model, preset="balanced", width=768, height=768)
     negative, latent = graph.empty_negative(), graph.empty_latent(768, 768)
     pictures = []
     for number, scene in enumerate(("on a beach at sunset", "in a library, warm light", "in the snow"), start=1):
