@@ -87,7 +87,8 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
 }
 
 
-def write_pictures(base: Path) -> None:
+def write_photographs(base: Path) -> None:
+    """The photographs, and the pictures drawn or made of them, that the graphs load."""
     (base / "input").mkdir(parents=True, exist_ok=True)
     for name, make in PICTURES.items():
         make().save(base / "input" / name)
@@ -134,6 +135,6 @@ def write_demo_upscaler(base: Path) -> None:
 
 def write_example_inputs(base: Path) -> None:
     """All pictures and files that the shipped graphs name and that the demo models do not stand in for."""
-    write_pictures(base)
+    write_photographs(base)
     write_demo_dreamo(base)
     write_demo_upscaler(base)

@@ -83,7 +83,7 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
         info,
         "# Upscale with references\nA model enlarges the picture, which is then brought to one and a half times its "
         "first size, and a second pass at low denoise draws the details with the references in view: the face stays "
-        "that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled encoder and decoder save memory at this "
+        "that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled decoder saves memory at this "
         "size. Any upscale model fits.",
     )
     graph.references(("dreamo_astronaut.png", "identity"))
@@ -100,7 +100,7 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
         "ImageScale", title="Size of the result", image=image, upscale_method="area", width=1152, height=1152,
         crop="center",
     )  # fmt: skip
-    (latent,) = graph.add("VAEEncodeTiled", pixels=image, vae=graph.vae, tile_size=1024)
+    (latent,) = graph.add("VAEEncode", pixels=image, vae=graph.vae)
     graph.group("Second pass")
     latent = graph.sample(model, positive, negative, latent, steps=6, denoise=0.3)
     (image,) = graph.add("VAEDecodeTiled", samples=latent, vae=graph.vae, tile_size=1024)
