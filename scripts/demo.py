@@ -14,12 +14,12 @@ from pathlib import Path
 
 import mini_demo
 from comfy_server import Server
-from example_inputs import write_demo_dreamo, write_photographs
+from example_inputs import write_example_inputs
 from graph import to_prompt, use_demo_models
 from PIL import Image, ImageDraw
 
 REPO = Path(__file__).resolve().parent.parent
-GRAPHS = ("one_reference", "three_references", "two_subjects_placeholders", "reference_controlnet_upscale")
+GRAPHS = ("subject", "three_references", "two_subjects_placeholders", "reference_controlnet_upscale")
 THUMBNAIL = 256
 
 
@@ -44,8 +44,7 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
     base = out / "comfyui"
     base.mkdir(parents=True, exist_ok=True)
-    write_photographs(base)
-    write_demo_dreamo(base)
+    write_example_inputs(base)
     mini_demo.install(base)
     rows = []
     with Server(base) as server:

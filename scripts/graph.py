@@ -10,7 +10,14 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOT_EXECUTED = {"Note", "MarkdownNote"}
 BYPASSED, MUTED = 4, 2
 
-COLUMN_WIDTH, ROW_GAP = 350, 70
+# In the canvas' own units. A node's position is that of its body: its title lies above.
+NODE_WIDTH, NOTE_WIDTH = 300, 460
+COLUMN_GAP, ROW_GAP, GROUP_GAP = 50, 70, 50
+NODE_TITLE, GROUP_TITLE, GROUP_PADDING = 30, 50, 15
+SHOWS_PICTURES = {
+    "LoadImage", "SaveImage", "PreviewImage", "MaskPreview", "DreamOReference", "DreamOReferences",
+    "DreamOReferenceBatch", "DreamORoutedSampler", "DreamORoutingPreview",
+}  # fmt: skip
 
 
 class Slot(NamedTuple):
@@ -53,6 +60,11 @@ def default_of(kind: Any, options: dict[str, Any]) -> Any:
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 
+def note_height(text: str) -> int:
+    """Height that shows a whole note of `NOTE_WIDTH`: some 70 characters fit on a line."""
+    return 50 + sum(26 if line.startswith("#") else 12 * max(1, -(-len(line) // 70)) for line in text.splitlines())
+
+
 class Graph:
     """A graph under construction; nodes are laid out in the columns they are added to."""
 
@@ -60,15 +72,26 @@ class Graph:
         self.object_info = object_info
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
-        self._column, self._row = 0, 0
+        self.groups: list[tuple[str, list[dict[str, Any]]]] = []
+        self._x, self._y, self._width = 0, 0, 0
 
     def column(self) -> None:
-        """Start a new column to the right."""
-        self._column, self._row = self._column + 1, 0
+        """Start a new column to the right, unless this one is still empty."""
+        if self._width:
+            self._x, self._y, self._width = self._x + self._width + COLUMN_GAP, 0, 0
 
-    def note(self, text: str, height: int = 260) -> None:
-        """A Markdown note."""
-        self._place({"type": "MarkdownNote", "inputs": [], "outputs": [], "widgets_values": [text]}, height)
+    def group(self, title: str) -> None:
+        """Start a new column; what is added from here on is in a box with this title."""
+        self.column()
+        self._x += GROUP_GAP if self.nodes else 0
+        self.groups.append((title, []))
+
+    def note(self, text: str) -> None:
+        """A Markdown note, in a column of its own."""
+        self.column()
+        note = {"type": "MarkdownNote", "inputs": [], "outputs": [], "widgets_values": [text]}
+        self._place(note, note_height(text), NOTE_WIDTH)
+        self.column()
 
     def add(self, type_: str, title: str | None = None, **inputs: Any) -> list[Slot]:
         """Add a node; a `Slot` links an input, anything else is a widget's value. Returns the node's outputs.
@@ -108,7 +131,7 @@ class Graph:
             for i, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True))
         ]
         height = 60 + 24 * (max(len(slots), len(outputs)) + len(widgets))
-        if type_ in ("LoadImage", "SaveImage", "PreviewImage", "DreamOReference"):
+        if type_ in SHOWS_PICTURES:
             height += 220
         if any(options.get("multiline") for _, _, options in declared):
             height += 120
@@ -118,18 +141,21 @@ class Graph:
         self._place(node, height)
         return [Slot(node_id, i, output["type"]) for i, output in enumerate(outputs)]
 
-    def _place(self, node: dict[str, Any], height: int) -> None:
+    def _place(self, node: dict[str, Any], height: int, width: int = NODE_WIDTH) -> None:
         placed = {
             "id": len(self.nodes) + 1,
-            "pos": [self._column * COLUMN_WIDTH, self._row],
-            "size": [COLUMN_WIDTH - 50, height],
+            "pos": [self._x, self._y],
+            "size": [width, height],
             "flags": {},
             "order": len(self.nodes),
             "mode": 0,
             "properties": {"Node name for S&R": node["type"]} if node["type"] not in NOT_EXECUTED else {},
         }
         self.nodes.append({**placed, **node})
-        self._row += height + ROW_GAP
+        self._y += height + ROW_GAP
+        self._width = max(self._width, width)
+        if self.groups:
+            self.groups[-1][1].append(self.nodes[-1])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -137,11 +163,21 @@ class Graph:
             "last_link_id": len(self.links),
             "nodes": self.nodes,
             "links": self.links,
-            "groups": [],
+            "groups": [group_box(n, title, members) for n, (title, members) in enumerate(self.groups, start=1)],
             "config": {},
             "extra": {},
             "version": 0.4,
         }
+
+
+def group_box(id_: int, title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """A box around its members, with room for its own title and theirs."""
+    left = min(node["pos"][0] for node in members) - GROUP_PADDING
+    top = min(node["pos"][1] for node in members) - NODE_TITLE - GROUP_TITLE
+    right = max(node["pos"][0] + node["size"][0] for node in members) + GROUP_PADDING
+    bottom = max(node["pos"][1] + node["size"][1] for node in members) + GROUP_PADDING
+    bounding = [left, top, right - left, bottom - top]
+    return {"id": id_, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}
 
 
 def save(workflow: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of the shipped graphs, and of each node for its help page, in the real front end.
+"""Pictures of the shipped graphs with their thumbnails, and of each node for its help page, in the real front end.
 
     python3 scripts/host.py exec scripts/screenshot.py [NAME ...] [--to FOLDER]
     python3 scripts/host.py exec scripts/screenshot.py --nodes [NAME ...] [--to FOLDER]
@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import Server
-from example_inputs import write_demo_dreamo, write_photographs
+from example_inputs import write_example_inputs
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
+from thumbnail import save_thumbnail
 
 REPO = Path(__file__).resolve().parent.parent
 WORKFLOWS = REPO / "workflows"
@@ -30,24 +31,25 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=2200,1000"
 ).split()
 
-# Shows the whole graph: the front end's own "fit view", with the menus out of the way.
+# Shows the whole graph, boxes too, and nothing but the graph; gives the part of the page that it covers.
 SHOW = """
 const [workflow, done] = arguments;
 app.loadGraphData(workflow).then(() => setTimeout(() => {
-    const bounds = [Infinity, Infinity, -Infinity, -Infinity];
-    for (const node of app.graph._nodes) {
-        const [x, y, w, h] = node.getBounding();
-        bounds[0] = Math.min(bounds[0], x); bounds[1] = Math.min(bounds[1], y);
-        bounds[2] = Math.max(bounds[2], x + w); bounds[3] = Math.max(bounds[3], y + h);
+    const boxes = [...app.graph._nodes, ...app.graph._groups].map((item) => item.boundingRect ?? item._bounding);
+    const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+    const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left;
+    const height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
+    const canvas = app.canvas.canvas, page = canvas.getBoundingClientRect(), margin = 24;
+    const scale = Math.min((page.width - 2 * margin) / width, (page.height - 2 * margin) / height);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [margin / scale - left, margin / scale - top];
+    app.canvas.setDirty(true, true);
+    for (const element of document.body.querySelectorAll('*')) {
+        const shown = element.contains(canvas) || ['closest', 'querySelector'].some((f) => element[f]('.dom-widget'));
+        if (!shown) element.style.visibility = 'hidden';
     }
-    const canvas = app.canvas, margin = 70, top = 100;
-    const scale = Math.min(
-        (canvas.canvas.clientWidth - 2 * margin) / (bounds[2] - bounds[0]),
-        (canvas.canvas.clientHeight - top - margin) / (bounds[3] - bounds[1]));
-    canvas.ds.scale = scale;
-    canvas.ds.offset = [margin / scale - bounds[0], top / scale - bounds[1]];
-    canvas.setDirty(true, true);
-    setTimeout(done, 2500);
+    const [right, bottom] = [page.left + width * scale + 2 * margin, page.top + height * scale + 2 * margin];
+    setTimeout(() => done([page.left, page.top, right, bottom]), 2500);
 }, 1500));
 """
 
@@ -105,10 +107,9 @@ def screen(driver: webdriver.Chrome) -> Image.Image:
 
 
 def picture_of_graph(driver: webdriver.Chrome, name: str) -> Image.Image:
-    driver.execute_async_script(SHOW, json.loads((WORKFLOWS / f"{name}.json").read_text()))
-    # The top bar goes: only the graph is of interest.
-    picture = screen(driver)
-    return picture.crop((0, 80, picture.width, picture.height))
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    covered = driver.execute_async_script(SHOW, workflow)
+    return screen(driver).crop(tuple(round(edge) for edge in covered))
 
 
 def picture_of_node(driver: webdriver.Chrome, name: str) -> Image.Image:
@@ -126,8 +127,7 @@ def main() -> None:
     folder = args.to or home
     with tempfile.TemporaryDirectory() as base_folder:
         base = Path(base_folder)
-        write_photographs(base)
-        write_demo_dreamo(base)
+        write_example_inputs(base)
         write_settings(base)
         with Server(base) as server:
             driver = browser()
@@ -135,7 +135,11 @@ def main() -> None:
                 driver.set_script_timeout(60)
                 open_front_end(driver, server.url)
                 for name in args.names or sorted(path.stem for path in home.glob(f"*.{ending}")):
-                    picture_of(driver, name).save(folder / f"{name}.webp", quality=80)
+                    picture = picture_of(driver, name)
+                    picture.save(folder / f"{name}.webp", quality=80)
+                    if not args.nodes:
+                        workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+                        save_thumbnail(workflow, picture, base / "input", folder / f"{name}.jpg")
                     print(folder / f"{name}.webp")
             finally:
                 driver.quit()

@@ -12,15 +12,14 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 
 from comfy_server import PromptError, Server  # noqa: E402
-from example_inputs import write_demo_dreamo, write_photographs  # noqa: E402
+from example_inputs import write_example_inputs  # noqa: E402
 from graph import to_prompt, use_demo_models  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    write_photographs(base)
-    write_demo_dreamo(base)
+    write_example_inputs(base)
     for name, picture in (("one.png", data.astronaut()), ("two.png", data.coffee()), ("three.png", data.cat())):
         Image.fromarray(picture).save(base / "input" / name)
     with Server(base) as running:
@@ -30,7 +29,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prompt(server):
     """The shipped graph of one reference, small, with the compact box in place of the single reference."""
-    workflow = json.loads((REPO / "workflows" / "one_reference.json").read_text())
+    workflow = json.loads((REPO / "workflows" / "subject.json").read_text())
     prompt = use_demo_models(to_prompt(workflow, server.object_info()))
     (latent,) = [n for n in prompt.values() if n["class_type"] == "EmptySD3LatentImage"]
     latent["inputs"] |= {"width": 64, "height": 64}

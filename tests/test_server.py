@@ -1,27 +1,31 @@
 """The real server: the pack's import, every shipped workflow, and what a user sees when something is wrong."""
 
+import functools
+import io
 import json
 import re
 import sys
+import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 
-from build_workflows import WORKFLOWS  # noqa: E402
 from comfy_server import PromptError, Server  # noqa: E402
-from example_inputs import write_demo_dreamo, write_photographs  # noqa: E402
+from example_inputs import write_example_inputs  # noqa: E402
 from graph import NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models  # noqa: E402
+from workflow_graphs import WORKFLOWS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    write_photographs(base)
-    write_demo_dreamo(base)
+    write_example_inputs(base)
     with Server(base) as running:
         yield running
 
@@ -80,24 +84,108 @@ def test_workflow_is_well_formed(path, object_info):
                 assert name in fed, f"{node['type']} has nothing at {name}"
 
 
+@dataclass(frozen=True)
+class Run:
+    """What became of a workflow: its prompt, the classes of nodes that ran, its pictures, its prepared references."""
+
+    prompt: dict
+    ran: list[str]
+    saved: list[Path]
+    references: list[Path]
+
+
+@pytest.fixture(scope="module")
+def run_of(server, object_info):
+    """Runs a shipped workflow with its model loaders swapped, once however many tests ask for it."""
+
+    @functools.cache
+    def run(name):
+        prompt = use_demo_models(to_prompt(json.loads((REPO / "workflows" / f"{name}.json").read_text()), object_info))
+        ran = []
+        outputs = server.run(prompt, ran.append)
+        shown = {n: o for n, o in outputs.items() if prompt[n]["class_type"].startswith("DreamOReference")}
+        return Run(prompt, ran, server.image_files(outputs), server.image_files(shown, "temp"))
+
+    return run
+
+
 @pytest.mark.parametrize("path", workflow_files(), ids=lambda path: path.stem)
-def test_workflow_runs(path, server, object_info):
-    prompt = use_demo_models(to_prompt(json.loads(path.read_text()), object_info))
-    progress = []
-    outputs = server.run(prompt, progress.append)
-    (saved,) = server.image_files(outputs)
-    of_references = {node: shown for node, shown in outputs.items() if prompt[node]["class_type"] == "DreamOReference"}
-    previews = server.image_files(of_references, "temp")
+def test_workflow_runs(path, run_of):
+    run = run_of(path.stem)
     # A reference that an earlier run prepared comes from the host's cache and is not shown again.
-    assert len(previews) == progress.count("DreamOReference")
-    with Image.open(saved) as picture:
-        low, high = zip(*picture.getextrema(), strict=True)
-        assert min(picture.size) >= 512 and max(high) > min(low)
-    assert any("step" in line for line in progress)
+    pictures_of = {
+        node["class_type"]: sum(name.startswith("image") for name in node["inputs"])
+        for node in run.prompt.values()
+        if node["class_type"].startswith("DreamOReference")
+    }
+    assert len(run.references) == sum(count * run.ran.count(kind) for kind, count in pictures_of.items())
+    assert run.saved
+    for file in run.saved:
+        with Image.open(file) as picture:
+            low, high = zip(*picture.getextrema(), strict=True)
+            assert min(picture.size) >= 512 and max(high) > min(low)
+    assert any("step" in line for line in run.ran)
 
 
-def one_reference_prompt(object_info):
-    workflow = json.loads((REPO / "workflows" / "one_reference.json").read_text())
+@pytest.mark.parametrize("path", workflow_files(), ids=lambda path: path.stem)
+def test_only_loaders_are_swapped_to_run_a_workflow(path, object_info):
+    prompt = to_prompt(json.loads(path.read_text()), object_info)
+    swapped = use_demo_models(prompt)
+    for node, content in prompt.items():
+        if content["class_type"] in ("UNETLoader", "DualCLIPLoader", "VAELoader", "ControlNetLoader"):
+            assert node not in swapped
+            continue
+        assert swapped[node]["class_type"] == content["class_type"]
+        for name, value in content["inputs"].items():
+            assert swapped[node]["inputs"][name] == value or swapped[node]["inputs"][name][0].startswith("demo")
+
+
+def test_a_batch_of_prompts_prepares_its_references_once(run_of):
+    run = run_of("batch_of_prompts")
+    prompts = [node["inputs"]["prompt"] for node in run.prompt.values() if node["class_type"] == "DreamOTextEncode"]
+    assert len(set(prompts)) == len(run.saved) == 3
+    # At most one of each: an earlier workflow may have left one in the host's cache.
+    assert run.ran.count("DreamOReference") <= 2 < run.ran.count("DreamOApply") == run.ran.count("KSampler")
+    pictures = [np.asarray(Image.open(file)) for file in run.saved]
+    assert not (pictures[0] == pictures[1]).all() and not (pictures[1] == pictures[2]).all()
+
+
+def test_inpainting_draws_inside_the_mask_alone(server, run_of):
+    result = Image.open(run_of("inpaint_subject").saved[0])
+    place = Image.open(server.base / "input" / "dreamo_table.png")
+    resized = place.resize(result.size, Image.Resampling.LANCZOS)
+    difference = np.abs(np.asarray(result, float) - np.asarray(resized.convert("RGB"), float)).max(axis=2)
+    # The soft edge reaches 15 pixels; the picture's sides are cut by a few to fit.
+    inside, outside = np.asarray(resized.split()[3]) < 128, np.asarray(resized.split()[3]) == 255
+    outside = np.asarray(Image.fromarray(outside).filter(ImageFilter.MinFilter(51)))
+    assert difference[outside].mean() < 4 < 40 < difference[inside].mean()
+
+
+def test_upscaling_enlarges_the_picture_and_samples_again(run_of):
+    run = run_of("upscale_with_references")
+    with Image.open(run.saved[0]) as picture:
+        assert picture.size == (1152, 1152)
+    assert run.ran.count("KSampler") == 2 and "UpscaleModelLoader" in run.ran
+
+
+def test_the_template_browser_gets_every_workflow_with_its_thumbnail(server):
+    """The front end asks for the list, then for NAME.jpg beside each and, when one is opened, for NAME.json."""
+    listed = server.get("/api/workflow_templates")
+    assert sorted(listed["ComfyUI-DreamO-Routed"]) == [path.stem for path in workflow_files()]
+    for path in workflow_files():
+        address = f"{server.url}/api/workflow_templates/ComfyUI-DreamO-Routed/{path.stem}"
+        with urllib.request.urlopen(f"{address}.json", timeout=30) as answer:
+            assert json.load(answer) == json.loads(path.read_text())
+        with urllib.request.urlopen(f"{address}.jpg", timeout=30) as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+            content = answer.read()
+        assert len(content) < 60_000
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.format == "JPEG" and picture.size == (512, 512)
+
+
+def subject_prompt(object_info):
+    workflow = json.loads((REPO / "workflows" / "subject.json").read_text())
     prompt = use_demo_models(to_prompt(workflow, object_info))
     (latent,) = [n for n in prompt.values() if n["class_type"] == "EmptySD3LatentImage"]
     latent["inputs"] |= {"width": 128, "height": 128}
@@ -105,7 +193,7 @@ def one_reference_prompt(object_info):
 
 
 def test_a_missing_dreamo_file_is_named_by_the_server(server, object_info):
-    prompt = one_reference_prompt(object_info)
+    prompt = subject_prompt(object_info)
     (stack,) = [n for n in prompt.values() if n["class_type"] == "DreamOModelStack"]
     stack["inputs"]["preset"] = "v1"
     with pytest.raises(PromptError, match="(?s)2 files are missing.*dreamo_quality_lora_pos.*dreamo_quality_lora_neg"):
@@ -113,9 +201,9 @@ def test_a_missing_dreamo_file_is_named_by_the_server(server, object_info):
 
 
 def test_an_upside_down_range_is_one_clear_error_and_the_server_goes_on(server, object_info):
-    prompt = one_reference_prompt(object_info)
+    prompt = subject_prompt(object_info)
     (reference,) = [n for n in prompt.values() if n["class_type"] == "DreamOReference"]
     reference["inputs"] |= {"start_percent": 0.9, "end_percent": 0.1}
     with pytest.raises(PromptError, match="^DreamOReference: start_percent must not be above end_percent"):
         server.run(prompt)
-    assert server.image_files(server.run(one_reference_prompt(object_info)))
+    assert server.image_files(server.run(subject_prompt(object_info)))

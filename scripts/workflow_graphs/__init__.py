@@ -1,0 +1,44 @@
+"""The graphs in `workflows/`, by file name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .combined import inpaint_subject, reference_controlnet_upscale, upscale_with_references
+from .presets import low_vram, quality_v1_1
+from .several import (
+    batch_of_prompts,
+    regions_by_hand,
+    routed_references,
+    three_references,
+    three_references_fast,
+    two_subjects_placeholders,
+)
+from .tasks import identity, style, subject, try_on_with_identity
+from .uno_uso import dreamo_subject_uso_style, uno_subjects, uso_subject_style
+
+Builder = Callable[[dict[str, Any]], dict[str, Any]]
+"""Takes the host's node definitions, gives the graph as the front end saves it."""
+
+WORKFLOWS: dict[str, Builder] = {
+    build.__name__: build
+    for build in (
+        subject,
+        identity,
+        try_on_with_identity,
+        style,
+        three_references,
+        three_references_fast,
+        two_subjects_placeholders,
+        routed_references,
+        regions_by_hand,
+        batch_of_prompts,
+        inpaint_subject,
+        reference_controlnet_upscale,
+        upscale_with_references,
+        low_vram,
+        quality_v1_1,
+        uno_subjects,
+        uso_subject_style,
+        dreamo_subject_uso_style,
+    )
+}
