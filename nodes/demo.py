@@ -79,6 +79,7 @@ class DreamODemoUSO(io.ComfyNode):
                 "Small stand-ins for USO's projector and its image encoder, with random weights; they fit DreamO Demo "
                 "Models. For the host's USOStyleReference."
             ),
+            **search_aliases("DreamODemoUSO"),
             inputs=[SEED],
             outputs=[io.Custom("MODEL_PATCH").Output("model_patch"), io.ClipVision.Output("clip_vision")],
         )

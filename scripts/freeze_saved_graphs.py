@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import Server
-from example_inputs import write_demo_dreamo, write_photographs
+from example_inputs import write_example_inputs
 from graph import MUTED, Graph, default_of, inputs_of, is_widget
 from screenshot import browser, open_front_end, write_settings
 
@@ -187,8 +187,7 @@ def version() -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        write_photographs(base)
-        write_demo_dreamo(base)
+        write_example_inputs(base)
         write_settings(base)
         with Server(base) as server:
             info = server.object_info()

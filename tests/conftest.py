@@ -68,11 +68,10 @@ def browser():
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory):
     """One server for all tests that do not change it, with the photographs and DreamO files that the graphs name."""
-    from front_end import Server, write_demo_dreamo, write_photographs, write_settings
+    from front_end import Server, write_example_inputs, write_settings
 
     base = tmp_path_factory.mktemp("demo")
-    write_photographs(base)
-    write_demo_dreamo(base)
+    write_example_inputs(base)
     write_settings(base)
     with Server(base) as server:
         yield server

@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 
 from comfy_server import Server  # noqa: E402, F401
-from example_inputs import write_demo_dreamo, write_photographs  # noqa: E402, F401
+from example_inputs import write_demo_dreamo, write_example_inputs  # noqa: E402, F401
 from screenshot import browser as start_browser  # noqa: E402, F401
 from screenshot import open_front_end, write_settings  # noqa: E402, F401
 

@@ -152,7 +152,7 @@ def test_a_queued_graph_shows_its_picture_and_the_picture_carries_the_graph(
 ):
     page = Page(browser, demo_server, vue_nodes)
     page.errors()
-    assert_nothing_is_wrong(page, page.drop(REPO / "workflows" / "one_reference.json"))
+    assert_nothing_is_wrong(page, page.drop(REPO / "workflows" / "subject.json"))
     # A seed of its own: what the server has made before, it does not make again.
     page.call(USE_DEMO_MODELS, DEMO_SLOTS, 256, 7 + vue_nodes)
     queued = page.save()
