@@ -224,29 +224,26 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
     return prompt
 
 
-DEMO_NODE = "demo"
-DEMO_SLOTS = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}
-DEMO_USO_SLOTS = {"ModelPatchLoader": 0, "CLIPVisionLoader": 1}
+DEMO_NODES = {
+    "demo": {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
+    "demo_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
+    "demo_uso": {"class_type": "DreamODemoUSO", "inputs": {"seed": 0}},
+}
+LOADERS = {
+    "UNETLoader": ["demo", 0],
+    "DualCLIPLoader": ["demo", 1],
+    "VAELoader": ["demo", 2],
+    "ControlNetLoader": ["demo_control", 0],
+    "ModelPatchLoader": ["demo_uso", 0],
+    "CLIPVisionLoader": ["demo_uso", 1],
+}
+"""The loaders that demo models stand in for: their node and its output."""
 
 
 def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:
-    """The prompt with its model loaders replaced by the demo loader; everything else stays as it is."""
-    swapped = {
-        DEMO_NODE: {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
-        DEMO_NODE + "_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
-        DEMO_NODE + "_uso": {"class_type": "DreamODemoUSO", "inputs": {"seed": 0}},
-    }
-    targets = {
-        node: [DEMO_NODE, DEMO_SLOTS[n["class_type"]]] for node, n in prompt.items() if n["class_type"] in DEMO_SLOTS
-    }
-    targets |= {
-        node: [DEMO_NODE + "_control", 0] for node, n in prompt.items() if n["class_type"] == "ControlNetLoader"
-    }
-    targets |= {
-        node: [DEMO_NODE + "_uso", DEMO_USO_SLOTS[n["class_type"]]]
-        for node, n in prompt.items()
-        if n["class_type"] in DEMO_USO_SLOTS
-    }
+    """The prompt with its model loaders replaced by the demo loaders; everything else stays as it is."""
+    swapped = dict(DEMO_NODES)
+    targets = {node: LOADERS[n["class_type"]] for node, n in prompt.items() if n["class_type"] in LOADERS}
     for node, content in prompt.items():
         if node in targets:
             continue

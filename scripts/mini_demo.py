@@ -25,17 +25,19 @@ DREAMO_NAME = "minidreamo.safetensors"
 SEEDS = (1, 2, 3)
 CELL = 144
 
-# (prompt, references, task). None of these subjects was seen in training.
+# (prompt, references, task). No reference shows a subject that was seen in training; a style's content is one of those
+# that the base knows by name.
 ROWS = (
     ("a pineapple from [ref#1], on plain blue", ("pineapple-noto",), "subject"),
     ("a balloon from [ref#1] on the left, on plain teal", ("balloon-fluent",), "subject"),
     ("a tiger face from [ref#1], on dotted yellow", ("tiger-face-twemoji",), "subject"),
     ("a pizza from [ref#1] left of a snowman from [ref#2], on plain purple",
      ("pizza-fluent", "snowman-noto"), "subject"),
-    ("a guitar from [ref#1] above a pig from [ref#2], on plain pink", ("guitar-flat", "pig-noto"), "subject"),
+    ("a guitar from [ref#2] above a pig from [ref#1], on plain pink", ("pig-noto", "guitar-flat"), "subject"),
     ("a sushi from [ref#1] above a stop sign from [ref#2] and an ambulance from [ref#3], on plain green",
      ("sushi-noto", "stop-sign-flat", "ambulance-twemoji"), "subject"),
-    ("generate a same style image. a cat, on plain orange", ("pineapple-noto",), "style"),
+    ("generate a same style image. a dog face, on plain orange", ("pizza-fluent",), "style"),
+    ("generate a same style image. a dog face, on plain orange", ("stop-sign-flat",), "style"),
 )  # fmt: skip
 
 

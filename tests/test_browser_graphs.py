@@ -6,7 +6,7 @@ import json
 
 import pytest
 from front_end import REPO, Page, needs_browser
-from graph import DEMO_SLOTS, NOT_EXECUTED, widget_values
+from graph import LOADERS, NOT_EXECUTED, widget_values
 from PIL import Image
 
 pytestmark = needs_browser
@@ -119,12 +119,12 @@ def test_a_dropped_graph_opens_shows_its_values_and_is_saved_unchanged(path, pag
 
 # As a user does who has no models: demo models take the loaders' place, and the picture is made small.
 USE_DEMO_MODELS = """
-    const [slots, size, seed] = args, demo = LiteGraph.createNode('DreamODemoModels');
+    const [loaders, size, seed] = args, demo = LiteGraph.createNode('DreamODemoModels');
     app.graph.add(demo);
-    for (const node of [...app.graph._nodes].filter((node) => node.type in slots)) {
+    for (const node of [...app.graph._nodes].filter((node) => node.type in loaders)) {
         for (const id of [...(node.outputs[0].links ?? [])]) {
             const link = app.graph.links[id];
-            demo.connect(slots[node.type], link.target_id, link.target_slot);
+            demo.connect(loaders[node.type][1], link.target_id, link.target_slot);
         }
         app.graph.remove(node);
     }
@@ -154,7 +154,7 @@ def test_a_queued_graph_shows_its_picture_and_the_picture_carries_the_graph(
     page.errors()
     assert_nothing_is_wrong(page, page.drop(REPO / "workflows" / "subject.json"))
     # A seed of its own: what the server has made before, it does not make again.
-    page.call(USE_DEMO_MODELS, DEMO_SLOTS, 256, 7 + vue_nodes)
+    page.call(USE_DEMO_MODELS, LOADERS, 256, 7 + vue_nodes)
     queued = page.save()
     save_node = next(node for node in queued["nodes"] if node["type"] == "SaveImage")
     page.call("app.canvas.ds.scale = 1; app.canvas.centerOnNode(app.graph.getNodeById(args[0]))", save_node["id"])

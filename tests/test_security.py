@@ -65,7 +65,7 @@ def name_of(node):
 
 def names_a_file(declared):
     is_combo = isinstance(declared, io.Combo.Input) and declared.id != "sampler_name"
-    return is_combo and declared.id.endswith(("name", "file", "folder", "image"))
+    return is_combo and declared.id.split("_")[-1] in ("name", "file", "folder", "image")
 
 
 def text_widgets():

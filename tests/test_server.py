@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from comfy_server import PromptError, Server  # noqa: E402
 from example_inputs import write_example_inputs  # noqa: E402
-from graph import NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models  # noqa: E402
+from graph import LOADERS, NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models  # noqa: E402
 from workflow_graphs import WORKFLOWS  # noqa: E402
 
 
@@ -132,7 +132,7 @@ def test_only_loaders_are_swapped_to_run_a_workflow(path, object_info):
     prompt = to_prompt(json.loads(path.read_text()), object_info)
     swapped = use_demo_models(prompt)
     for node, content in prompt.items():
-        if content["class_type"] in ("UNETLoader", "DualCLIPLoader", "VAELoader", "ControlNetLoader"):
+        if content["class_type"] in LOADERS:
             assert node not in swapped
             continue
         assert swapped[node]["class_type"] == content["class_type"]

@@ -22,6 +22,7 @@ import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.text_encoders.flux
+import folder_paths
 import torch
 
 FLUX_CONFIG = {
@@ -159,8 +160,10 @@ def small_clip_vision(seed: int = 0) -> Any:
     real = Path(comfy.clip_vision.__file__).with_name("clip_vision_siglip_384.json")
     config = json.loads(real.read_text())
     config |= {"hidden_size": VISION_WIDTH, "intermediate_size": 2 * VISION_WIDTH, "num_attention_heads": 2}
-    with tempfile.TemporaryDirectory() as folder:
-        # The host's class reads its sizes from a file.
+    scratch = Path(folder_paths.get_temp_directory())
+    scratch.mkdir(parents=True, exist_ok=True)
+    # The host's class reads its sizes from a file.
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config))
         vision = comfy.clip_vision.ClipVisionModel(str(path))
