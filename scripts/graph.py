@@ -106,13 +106,12 @@ class Graph:
             raise ValueError(f"{type_} has no input {', '.join(sorted(unknown))}.")
         node_id = len(self.nodes) + 1
         slots, widgets = [], []
-        for name, kind, options in declared:
-            value = inputs.get(name)
+        # As the front end lists them: sockets first, then what could be a widget.
+        for name, kind, options in sorted(declared, key=lambda one: is_widget(*one[1:])):
+            value, widget = inputs.get(name), is_widget(kind, options)
             linked = isinstance(value, Slot)
-            widget = is_widget(kind, options)
-            type_name = "COMBO" if isinstance(kind, list) else kind
             if linked or not widget:
-                slot = {"name": name, "type": type_name, "link": None}
+                slot = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": None}
                 if widget:
                     slot["widget"] = {"name": name}
                 if linked:
@@ -120,8 +119,11 @@ class Graph:
                     slot["link"] = len(self.links)
                     self.nodes[value.node - 1]["outputs"][value.index]["links"].append(len(self.links))
                 slots.append(slot)
-            if widget:
-                widgets.append(default_of(kind, options) if linked or name not in inputs else value)
+        for name, kind, options in declared:
+            value = inputs.get(name)
+            if is_widget(kind, options):
+                kept = name not in inputs or isinstance(value, Slot)
+                widgets.append(default_of(kind, options) if kept else value)
                 if has_control(name, kind, options):
                     widgets.append("fixed")
                 if has_upload(options):

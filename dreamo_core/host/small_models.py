@@ -6,7 +6,6 @@ Every size is a FLUX.1 size made small; nothing else differs. The pictures they 
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,10 +162,12 @@ def small_clip_vision(seed: int = 0) -> Any:
     scratch = Path(folder_paths.get_temp_directory())
     scratch.mkdir(parents=True, exist_ok=True)
     # The host's class reads its sizes from a file.
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(config))
+    path = scratch / "dreamo_demo_vision.json"
+    path.write_text(json.dumps(config))
+    try:
         vision = comfy.clip_vision.ClipVisionModel(str(path))
+    finally:
+        path.unlink()
     randomize(vision.model, seed)
     return vision
 
