@@ -79,18 +79,22 @@ class Page:
 
     def drop(self, path: Path) -> list[Any]:
         """Drag a file from the desktop onto the empty page and let it go; returns the node types that are missing."""
-        loads = self.call("app.graph.clear(); return loads.length")
         data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-        for seconds in (10, 30):
+        for attempt, seconds in enumerate((10, 30)):
+            loads = self.call("app.graph.clear(); return loads.length")
             for kind in ("dragEnter", "dragOver", "drop"):
                 self.driver.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 900, "y": 450, "data": data})
             try:
-                self.wait(lambda: self.call("return loads.length") > loads, seconds)
+                self.wait(lambda before=loads: self.call("return loads.length") > before, seconds)
                 break
             except TimeoutException:
-                # A page that has only just appeared does not take every drop; a user would drop it once more.
-                if seconds == 30:
+                # Chromium sometimes stops handing drops to a page, and goes on to in a new one.
+                if attempt:
                     raise
+                self.driver.switch_to.new_window("tab")
+                self.reload()
+                # What a page says while it loads is not of interest here.
+                self.errors()
         return self.call("return loads.at(-1)")
 
     def save(self) -> dict[str, Any]:
