@@ -76,7 +76,7 @@ class Host:
 def others(judge: classifier.Judge, task: Task, picture: np.ndarray) -> list[float]:
     """How much each subject's place is like the references that belong elsewhere."""
     subjects = task.scene.subjects
-    features = judge.features([classifier.window(picture, subject) for subject in subjects])
+    features = judge.features([scenes.window(picture, subject, classifier.SIDE) for subject in subjects])
     return [judge.likeness(f, o) for f, s in zip(features, subjects, strict=True) for o in subjects if o is not s]
 
 

@@ -19,14 +19,12 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from boot import boot
 
-REPO = Path(__file__).resolve().parent.parent
 TRUE_SIZE = {
     "vec_in_dim": 768,
     "context_in_dim": 4096,
@@ -34,23 +32,6 @@ TRUE_SIZE = {
     "num_heads": 24,
     "axes_dim": [16, 56, 56],
 }
-
-
-def boot(cpu: bool) -> None:
-    """Make the host and the pack importable, as the tests do."""
-    sys.path.insert(0, os.environ["DREAMO_COMFYUI"])
-    import importlib.util
-
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = cpu
-    comfy.cli_args.args.use_pytorch_cross_attention = True
-    spec = importlib.util.spec_from_file_location(
-        "dreamo_routed", REPO / "__init__.py", submodule_search_locations=[str(REPO)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dreamo_routed"] = module
-    spec.loader.exec_module(module)
 
 
 def medians(variants: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -183,7 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--whole", action="store_true", help="whole steps on the CPU too; takes many minutes")
     args = parser.parse_args()
-    boot(cpu=not torch.cuda.is_available())
+    boot(cpu=not torch.cuda.is_available(), use_pytorch_cross_attention=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}")

@@ -11,11 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
+import torch
+from boot import REPO, boot
+
+boot(cpu=True)
 sys.path.insert(0, str(REPO / "tests"))
 
-import conftest  # noqa: E402, F401  boots the host as the tests do
-import torch  # noqa: E402
 from colour_world import colour_dreamo, colour_flux, painted, solid  # noqa: E402
 from dreamo_routed.dreamo_core.host.routing import sample_routed, with_routing  # noqa: E402
 from dreamo_routed.dreamo_core.routing.pictures import colour, heat_pictures, map_picture, step_strip  # noqa: E402

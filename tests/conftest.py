@@ -3,53 +3,33 @@
 Tests import the pack as `dreamo_routed` (so `from dreamo_routed.dreamo_core import positions`).
 """
 
-import importlib.util
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "benchmarks"))
+from boot import boot  # noqa: E402
+
 BASE = Path(tempfile.mkdtemp(prefix="dreamo-tests-"))
 
 
-def boot_host() -> None:
-    comfyui = os.environ.get("DREAMO_COMFYUI")
-    if not comfyui:
-        raise pytest.UsageError("Run the tests with ./test.sh: it installs ComfyUI and says where it is.")
-    sys.path.insert(0, comfyui)
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = str(BASE)
-    for name in ("custom_nodes", "models/dreamo", "input", "output", "temp", "user"):
-        (BASE / name).mkdir(parents=True, exist_ok=True)
-
-    import comfy.utils
-    import torch
-
-    # The models are tiny: more threads only wait for each other, and one gives the same bits every time.
-    torch.set_num_threads(1)
-    comfy.utils.set_progress_bar_enabled(False)
-
-    spec = importlib.util.spec_from_file_location(
-        "dreamo_routed", REPO / "__init__.py", submodule_search_locations=[str(REPO)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dreamo_routed"] = module
-    spec.loader.exec_module(module)
-
-
-boot_host()
+if "DREAMO_COMFYUI" not in os.environ:
+    raise pytest.UsageError("Run the tests with ./test.sh: it installs ComfyUI and says where it is.")
+for name in ("custom_nodes", "models/dreamo", "input", "output", "temp", "user"):
+    (BASE / name).mkdir(parents=True, exist_ok=True)
+# The models are tiny: more threads only wait for each other, and one gives the same bits every time.
+torch.set_num_threads(1)
+boot(cpu=True, base=BASE)
 
 
 @pytest.fixture(autouse=True)
 def no_gradients():
     """The host runs nodes without gradients; a test that needs them turns them on itself."""
-    import torch
-
     with torch.no_grad():
         yield
 
