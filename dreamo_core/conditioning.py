@@ -41,7 +41,7 @@ class ReferenceConditioning:
         settings: one per reference latent, in order.
         embeddings: task and index tables, or None for plain references without them.
         placeholders: where `[ref#i]` are among the conditioning's tokens, or None if the prompt has none; inside the
-            model use `placeholders.in_model(…)`.
+            model, `placeholders.shift_in_model` says how far they moved.
     """
 
     settings: tuple[ReferenceSetting, ...]

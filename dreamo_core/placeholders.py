@@ -52,26 +52,26 @@ class PlaceholderPositions:
         """Positions of one placeholder; empty if the prompt does not have it."""
         return dict(self.tokens).get(name, ())
 
-    def in_model(self, context_length: int, text_length: int) -> PlaceholderPositions:
-        """The same positions among the text tokens inside the model.
 
-        Nodes that lengthen a conditioning (style models, Conditioning Concat) append, which moves nothing. Patches
-        inside the model (`post_input`, as USO's style tokens) prepend, which moves everything by what they add.
+def shift_in_model(context_length: int, text_length: int) -> int:
+    """How far the positions of words move from a conditioning's tokens to the text tokens inside the model.
 
-        Args:
-            context_length: number of tokens of the conditioning that this model call was given (`c_crossattn`).
-            text_length: number of text tokens in the model's attention.
+    Nodes that lengthen a conditioning (style models, Conditioning Concat) append, which moves nothing. Patches
+    inside the model (`post_input`, as USO's style tokens) prepend, which moves everything by what they add.
 
-        Raises:
-            ValueError: the model has fewer text tokens than it was given, so positions mean nothing any more.
-        """
-        added = text_length - context_length
-        if added < 0:
-            raise ValueError(
-                f"The model has {text_length} text tokens but its conditioning has {context_length}: another node "
-                "removes some, so the placeholders cannot be found; bypass that node."
-            )
-        return PlaceholderPositions(tuple((name, tuple(p + added for p in at)) for name, at in self.tokens))
+    Args:
+        context_length: number of tokens of the conditioning that this model call was given (`c_crossattn`).
+        text_length: number of text tokens in the model's attention.
+
+    Raises:
+        ValueError: the model has fewer text tokens than it was given, so positions mean nothing any more.
+    """
+    if text_length < context_length:
+        raise ValueError(
+            f"The model has {text_length} text tokens but its conditioning has {context_length}: another node "
+            "removes some, so the words of the references cannot be found; bypass that node."
+        )
+    return text_length - context_length
 
 
 def positions_from(found: Iterable[tuple[str, int]]) -> PlaceholderPositions:

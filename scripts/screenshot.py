@@ -14,6 +14,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from comfy_server import Server
 from example_inputs import write_example_inputs
@@ -106,8 +107,7 @@ def screen(driver: webdriver.Chrome) -> Image.Image:
     return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
 
 
-def picture_of_graph(driver: webdriver.Chrome, name: str) -> Image.Image:
-    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+def picture_of_graph(driver: webdriver.Chrome, workflow: dict[str, Any]) -> Image.Image:
     covered = driver.execute_async_script(SHOW, workflow)
     return screen(driver).crop(tuple(round(edge) for edge in covered))
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--nodes", action="store_true", help="nodes for the help pages instead of graphs")
     parser.add_argument("--to", type=Path, help="folder for the pictures")
     args = parser.parse_args()
-    home, ending, picture_of = (HELP, "md", picture_of_node) if args.nodes else (WORKFLOWS, "json", picture_of_graph)
+    home, ending = (HELP, "md") if args.nodes else (WORKFLOWS, "json")
     folder = args.to or home
     with tempfile.TemporaryDirectory() as base_folder:
         base = Path(base_folder)
@@ -135,11 +135,13 @@ def main() -> None:
                 driver.set_script_timeout(60)
                 open_front_end(driver, server.url)
                 for name in args.names or sorted(path.stem for path in home.glob(f"*.{ending}")):
-                    picture = picture_of(driver, name)
-                    picture.save(folder / f"{name}.webp", quality=80)
-                    if not args.nodes:
+                    if args.nodes:
+                        picture = picture_of_node(driver, name)
+                    else:
                         workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+                        picture = picture_of_graph(driver, workflow)
                         save_thumbnail(workflow, picture, base / "input", folder / f"{name}.jpg")
+                    picture.save(folder / f"{name}.webp", quality=80)
                     print(folder / f"{name}.webp")
             finally:
                 driver.quit()

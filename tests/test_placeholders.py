@@ -10,6 +10,7 @@ from dreamo_routed.dreamo_core.placeholders import (
     mentions_placeholder,
     note_on_unnamed,
     positions_from,
+    shift_in_model,
 )
 
 
@@ -109,14 +110,12 @@ def test_positions_are_collected_by_name():
 
 
 def test_positions_move_by_what_is_prepended_in_the_model():
-    positions = PlaceholderPositions((("[ref#1]", (4, 7)), ("[res]", (0,))))
-    assert positions.in_model(256, 256) == positions
+    assert shift_in_model(256, 256) == 0
     # A style model appended 20 tokens to the conditioning: the model call was given them, nothing moves.
-    assert positions.in_model(276, 276) == positions
-    assert positions.in_model(256, 269).of("[ref#1]") == (17, 20)
-    assert positions.in_model(256, 269).of("[res]") == (13,)
+    assert shift_in_model(276, 276) == 0
+    assert shift_in_model(256, 269) == 13
     with pytest.raises(ValueError, match="200 text tokens but its conditioning has 256"):
-        positions.in_model(256, 200)
+        shift_in_model(256, 200)
 
 
 def test_conditionings_with_other_positions_are_not_batched_together():

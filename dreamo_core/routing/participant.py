@@ -10,6 +10,7 @@ import torch
 
 from ..conditioning import ReferenceSetting
 from ..participants import Block, Layout, Participant
+from ..placeholders import shift_in_model
 from ..positions import Grid
 from ..run import RUN_KEY, Run
 from .maps import response_maps, similarity, word_maps
@@ -193,8 +194,6 @@ class Routing(Participant):
     def _read(self, block: Block, layout: Layout, q: torch.Tensor, k: torch.Tensor) -> None:
         image = (layout.text, layout.text + layout.image)
         source = self._settings.source
-        # Others prepend to the text (USO's style tokens), which moves our words along.
-        moved = layout.text - self._context
         spelled = [number for number in self._seeking if self._word(number)]
         shown = self._seeking if layout.references and q.shape[2] == k.shape[2] else []
         if not layout.references:
@@ -209,6 +208,7 @@ class Routing(Participant):
             for number, map_ in zip(shown, min_max(response_maps(q, k, image, spans)).unbind(1), strict=True):
                 found.setdefault(number, []).append(map_)
         if spelled:
+            moved = shift_in_model(self._context, layout.text)
             at = [[p + moved for p in self._word(number)] for number in spelled]
             of_words = min_max(word_maps(q, k, image, (moved, layout.text), at))
             for number, map_ in zip(spelled, of_words.unbind(1), strict=True):

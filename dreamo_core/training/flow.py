@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 
@@ -19,12 +17,6 @@ def sample_times(
     """
     times = torch.sigmoid(mean + std * torch.randn(count, generator=generator))
     return shift * times / (1 + (shift - 1) * times)
-
-
-def shift_for_tokens(tokens: int, base: float = 0.5, most: float = 1.15) -> float:
-    """FLUX.1's shift for a picture of `tokens` image tokens: exp of the line through (256, base) and (4096, most)."""
-    slope = (most - base) / (4096 - 256)
-    return math.exp(base + slope * (tokens - 256))
 
 
 def interpolate(clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
