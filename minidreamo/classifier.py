@@ -97,12 +97,6 @@ def place_of(scene: scenes.Scene) -> int:
     return PLACES.index("")
 
 
-def window(picture: np.ndarray, subject: scenes.Subject) -> np.ndarray:
-    """(48, 48, 3): a subject's place in a picture."""
-    x, y = (c - SIDE // 2 for c in subject.centre)
-    return picture[y : y + SIDE, x : x + SIDE]
-
-
 def softened(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """What drawing through an autoencoder does to a picture, roughly: blurred, noisy, its contrast a little off."""
     count = len(pictures)
@@ -333,7 +327,7 @@ def accuracy(judge: Judge, world: art.Art, seed: int = 7, count: int = 600) -> d
             scene = scenes.random_scene(world, rng, pool, 1, styled=0)
             subject = scene.subjects[0]
             picture = scenes.draw(world, scene)[0]
-            feature = judge.features([window(picture, subject)])[0]
+            feature = judge.features([scenes.window(picture, subject, SIDE)])[0]
             among = candidates(len(world.names), subject.name, rng)
             right.append(judge.named_right(feature, subject, among))
             all_names.append(int(judge.subjects.logits(feature).argmax()) == subject.name)

@@ -132,6 +132,12 @@ def draw(art: Art, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return canvas.clip(0, 255).astype(np.uint8), (masks * 255).astype(np.uint8)
 
 
+def window(picture: np.ndarray, subject: Subject, side: int) -> np.ndarray:
+    """(side, side, 3): a subject's place in a picture."""
+    x, y = (c - side // 2 for c in subject.centre)
+    return picture[y : y + side, x : x + side]
+
+
 def draw_reference(art: Art, subject: Subject) -> np.ndarray:
     """The subject alone on white: (REFERENCE_SIDE, REFERENCE_SIDE, 3) bytes."""
     canvas = np.full((REFERENCE_SIDE, REFERENCE_SIDE, 3), 255.0)
@@ -165,7 +171,7 @@ def random_scene(
 
     Args:
         pool: (n, 2) rows and columns of the art that may appear.
-        styled: share of prompts that name the style; only where all subjects have the same.
+        styled: share of names that are followed by their style, in the words in which a placeholder would follow.
         twins: show one drawing twice; for two subjects.
         mirrored, recoloured: share of drawings varied so.
     """
@@ -178,9 +184,11 @@ def random_scene(
     if twins:
         picks[1], looks[1] = picks[0], looks[0]
     colour, ground = rng.choice(list(COLOURS)), rng.choice(GROUNDS, p=[0.4, 0.2, 0.2, 0.2])
-    words = [article(art.names[name]) + "{" + str(n) + "}" for n, (name, _) in enumerate(picks)]
+    words = [article(art.names[name]) for name, _ in picks]
     if twins:
-        words[1] = f"the same {art.names[picks[0][0]]}{{1}}"
+        words[1] = f"the same {art.names[picks[0][0]]}"
+    for n, (_, vendor) in enumerate(picks):
+        words[n] += (f" from {STYLES[vendor]}" if rng.random() < styled else "") + f"{{{n}}}"
     if count == 1:
         place = rng.choice(list(SINGLE_PLACES), p=[0.6, 0.1, 0.1, 0.1, 0.1])
         centres = [SINGLE_PLACES[place]]
@@ -193,8 +201,6 @@ def random_scene(
         centres = TRIPLE_PLACES
         prompt = f"{words[0]} above {words[1]} and {words[2]}"
     prompt += f", on {ground} {colour}"
-    if len({vendor for _, vendor in picks}) == 1 and rng.random() < styled:
-        prompt += f", {STYLES[picks[0][1]]} style"
     middle = int(rng.choice(MIDDLE)), int(rng.choice(MIDDLE))
     placed = [tuple(m if c is MIDDLE else c for c, m in zip(centre, middle, strict=True)) for centre in centres]
     subjects = tuple(Subject(n, v, c, *look) for (n, v), c, look in zip(picks, placed, looks, strict=True))

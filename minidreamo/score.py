@@ -56,16 +56,10 @@ def tasks(world: art.Art, count: int, pictures: int) -> list[Task]:
     return [Task(scenes.random_scene(world, rng, pool, count, styled=0), count) for _ in range(pictures)]
 
 
-def window(picture: np.ndarray, subject: scenes.Subject) -> np.ndarray:
-    """(46, 46, 3) of a picture where a subject stands."""
-    x, y = (c - scenes.SUBJECT_SIDE // 2 for c in subject.centre)
-    return picture[y : y + scenes.SUBJECT_SIDE, x : x + scenes.SUBJECT_SIDE].astype(float)
-
-
 def likeness(part: np.ndarray, drawing: np.ndarray) -> float:
     """Correlation of the pixels under a cut-out's opaque part, colours together."""
     mask = drawing[..., 3] > 0.5
-    a, b = part[mask].ravel(), drawing[..., :3][mask].ravel()
+    a, b = part[mask].astype(float).ravel(), drawing[..., :3][mask].ravel()
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
 
@@ -124,15 +118,16 @@ def by_pixels(world: art.Art, subjects: tuple[scenes.Subject, ...], picture: np.
     def drawn(name: int, vendor: int) -> np.ndarray:
         return scenes.cutout(world, scenes.Subject(name, vendor), scenes.SUBJECT_SIDE)
 
+    parts = [scenes.window(picture, subject, scenes.SUBJECT_SIDE) for subject in subjects]
     found: dict[str, list[float]] = {"pixels": [], "pixels chance": [], "pixels right": []}
-    for subject, names in zip(subjects, among, strict=True):
-        own, *rivals = (likeness(window(picture, subject), drawn(int(n), subject.vendor)) for n in names)
+    for part, subject, names in zip(parts, subjects, among, strict=True):
+        own, *rivals = (likeness(part, drawn(int(n), subject.vendor)) for n in names)
         found["pixels"].append(own)
         found["pixels chance"].append(rivals[0])
         found["pixels right"].append(own > max(rivals))
     if len(subjects) == 2:
         drawings = [drawn(s.name, s.vendor) for s in subjects]
-        table = [[likeness(window(picture, s), d) for d in drawings] for s in subjects]
+        table = [[likeness(part, d) for d in drawings] for part in parts]
         found["pixels swapped"] = [more_alike_crosswise(table)]
     return found
 
@@ -140,7 +135,7 @@ def by_pixels(world: art.Art, subjects: tuple[scenes.Subject, ...], picture: np.
 def by_classifier(judge: classifier.Judge, scene: scenes.Scene, picture: np.ndarray, among: list[np.ndarray]):
     """As `by_pixels`."""
     subjects = scene.subjects
-    features = judge.features([classifier.window(picture, subject) for subject in subjects])
+    features = judge.features([scenes.window(picture, subject, classifier.SIDE) for subject in subjects])
     place, colour, _ = judge.layout_of(picture[None])[0].tolist()
     found = {
         "subject": [judge.likeness(f, s) for f, s in zip(features, subjects, strict=True)],

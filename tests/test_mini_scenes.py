@@ -93,7 +93,7 @@ def test_scores_tell_a_copy_from_another_and_a_right_map_from_a_wrong_one(world)
     scene = scenes.random_scene(world, np.random.default_rng(5), np.argwhere(~world.trained), 1)
     picture, masks = scenes.draw(world, scene)
     subject = scene.subjects[0]
-    part = score.window(picture, subject)
+    part = scenes.window(picture, subject, scenes.SUBJECT_SIDE)
     own = score.likeness(part, scenes.cutout(world, subject, scenes.SUBJECT_SIDE))
     other = score.likeness(part, scenes.cutout(world, scenes.Subject(1, 1), scenes.SUBJECT_SIDE))
     assert own > 0.99 and abs(other) < 0.2

@@ -45,7 +45,7 @@ def test_the_classifier_names_subjects_it_has_never_seen(world, judge):
     for _ in range(40):
         scene = scenes.random_scene(world, rng, pool, 1, styled=0)
         subject = scene.subjects[0]
-        (feature,) = judge.features([classifier.window(scenes.draw(world, scene)[0], subject)])
+        (feature,) = judge.features([scenes.window(scenes.draw(world, scene)[0], subject, classifier.SIDE)])
         among = classifier.candidates(len(NAMES), subject.name, rng)
         assert len(set(among)) == classifier.CANDIDATES and among[0] == subject.name
         right.append(judge.named_right(feature, subject, among))
