@@ -1,10 +1,10 @@
-"""Train the mini world's text-to-image base: a small FLUX.1 with its T5 and CLIP-L, from nothing.
+"""Train the mini world's text-to-image base: a small FLUX.1 with its CLIP-L, on the frozen T5 of `train_text`.
 
-    python -m minidreamo.train_base CACHE_DIR WEIGHTS_DIR WORK_DIR TOKENIZERS [--minutes 40]
+    python -m minidreamo.train_base CACHE_DIR WEIGHTS_DIR WORK_DIR TOKENIZERS [--minutes 40] [--begin]
 
-TOKENIZERS is the folder that holds `t5_tokenizer` and `sd1_tokenizer` (ComfyUI's comfy/text_encoders and comfy).
-Stops after the given minutes of training in all; started again, it goes on from WORK_DIR/base.safetensors. Writes
-flux.safetensors (the host's layout), t5.safetensors and clip.safetensors to WEIGHTS_DIR.
+TOKENIZERS is the folder that holds `text_encoders/t5_tokenizer` and `sd1_tokenizer` (ComfyUI's `comfy`). Stops after
+the given minutes of training in all; started again, it goes on from WORK_DIR/base.safetensors. Writes flux.safetensors
+(the host's layout) and clip.safetensors to WEIGHTS_DIR; with `--begin` the training begins from those that are there.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ from diffusers import FluxTransformer2DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
 from dreamo_core.block_autoencoder import SCALE, SHIFT
 from dreamo_core.positions import grid_ids
 from dreamo_core.training import flow, weight_map
-from dreamo_core.training.text import T5Prompts
+from dreamo_core.training.model import load_transformer
+from dreamo_core.training.text import T5Prompts, load_clip, load_t5
 
 from . import art, scenes
 from .train_autoencoder import load as load_autoencoder
+from .train_text import T5_CONFIG
 
-T5_CONFIG = {
-    "vocab_size": 32128, "d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2,
-    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
-}  # fmt: skip
 CLIP_CONFIG = {
     "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
     "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407, "attention_dropout": 0.0,
@@ -52,6 +50,8 @@ BATCH = 32
 RATE = 2e-3
 COMMON_SHARE = 0.6
 """Of the pictures that show the common subjects only."""
+STYLED = 0.6
+"""Share of names that say their style: which word belongs to which subject is what DreamO rests on."""
 TWINS = 0.5
 """Share of the pairs that show one drawing twice: a large base can repeat a subject within a picture, and DreamO rests
 on it."""
@@ -77,7 +77,9 @@ class Scenes(torch.utils.data.Dataset):
             twins = count == 2 and rng.random() < TWINS
             # Twins in other colours cannot be drawn by name alone: the one must be seen in the other.
             recoloured = 0.5 if twins else 0.0
-            scene = scenes.random_scene(self.world, rng, pool, count, twins=twins, mirrored=0.5, recoloured=recoloured)
+            scene = scenes.random_scene(
+                self.world, rng, pool, count, styled=STYLED, twins=twins, mirrored=0.5, recoloured=recoloured
+            )
             pictures.append(scenes.draw(self.world, scene)[0])
             # A tenth learns without text, so that true classifier-free guidance works.
             texts.append(scene.text() if rng.random() > 0.1 else "")
@@ -90,13 +92,10 @@ class Scenes(torch.utils.data.Dataset):
 
 
 def build(seed: int) -> nn.ModuleDict:
+    """A transformer and a CLIP-L that know nothing."""
     torch.manual_seed(seed)
     model = nn.ModuleDict(
-        {
-            "flux": FluxTransformer2DModel(**FLUX_CONFIG),
-            "t5": T5EncoderModel(T5Config(**T5_CONFIG)),
-            "clip": CLIPTextModel(CLIPTextConfig(**CLIP_CONFIG)),
-        }
+        {"flux": FluxTransformer2DModel(**FLUX_CONFIG), "clip": CLIPTextModel(CLIPTextConfig(**CLIP_CONFIG))}
     )
     # Every block starts as the identity (Peebles and Xie 2023, adaLN-Zero).
     for name, module in model["flux"].named_modules():
@@ -108,10 +107,15 @@ def build(seed: int) -> nn.ModuleDict:
     return model
 
 
-def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: torch.Tensor, clip: torch.Tensor):
-    """Velocity of (b, 16, h, w) latents."""
+def load(weights: Path) -> nn.ModuleDict:
+    """Those that `export` wrote."""
+    flux, clip = load_transformer(weights / "flux.safetensors"), load_clip(weights / "clip.safetensors")
+    return nn.ModuleDict({"flux": flux, "clip": clip}).requires_grad_(True).train()
+
+
+def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, text: torch.Tensor, clip: torch.Tensor):
+    """Velocity of (b, 16, h, w) latents, from T5's (b, t, c) features and CLIP's ids."""
     (height, width), device = noisy.shape[-2:], noisy.device
-    text = model["t5"](input_ids=t5).last_hidden_state
     pooled = model["clip"](input_ids=clip).pooler_output
     out = model["flux"](
         hidden_states=flow.pack(noisy),
@@ -120,7 +124,7 @@ def predict(model: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, t5: 
         timestep=times,
         guidance=1 + 4 * torch.rand(len(noisy), device=device),
         img_ids=grid_ids((height // 2, width // 2)).to(device),
-        txt_ids=torch.zeros(t5.shape[1], 3, device=device),
+        txt_ids=torch.zeros(text.shape[1], 3, device=device),
     ).sample
     return flow.unpack(out, height, width)
 
@@ -148,8 +152,7 @@ def save_state(path: Path, model, average, optimizers, spent: float, step: int, 
         for n, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{kind}.{n}.{k}": v for k, v in state.items()}
     tensors |= {"generator": generator.get_state()}
-    # T5 has its table under two names.
-    tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
     save_file(tensors, str(path) + ".part", {"spent": str(spent), "step": str(step)})
     os.replace(str(path) + ".part", path)
 
@@ -187,7 +190,6 @@ def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None
     flux_config = {key: list(value) if isinstance(value, tuple) else value for key, value in FLUX_CONFIG.items()}
     files = {
         "flux": (weight_map.to_host(average["flux"].state_dict()), flux_config),
-        "t5": ({k: v for k, v in average["t5"].state_dict().items() if "embed_tokens" not in k}, T5_CONFIG),
         "clip": (clip_state(average["clip"]), CLIP_CONFIG),
     }
     for name, (state, config) in files.items():
@@ -198,11 +200,12 @@ def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None
 
 def train(
     cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: float, seed: int, size: int = BATCH,
-    device: str = "cpu", workers: int = 0,
+    device: str = "cpu", workers: int = 0, begin: bool = False,
 ) -> None:  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
     data = Scenes(art.load(cache), weights, tokenizers, seed, size)
-    model = build(seed).to(device)
+    model = (load(weights) if begin else build(seed)).to(device)
+    t5_encoder = load_t5(weights / "t5.safetensors").to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = build_optimizers(model)
     generator = torch.Generator().manual_seed(seed)
@@ -224,8 +227,10 @@ def train(
             optimizer.param_groups[0]["lr"] = rate
         noise = torch.randn(clean.shape, generator=generator).to(device)
         times = flow.sample_times(size, generator, mean=0.3).to(device)
+        with torch.no_grad():
+            text = t5_encoder(input_ids=t5).last_hidden_state
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            out = predict(model, flow.interpolate(clean, noise, times), times, t5, clip)
+            out = predict(model, flow.interpolate(clean, noise, times), times, text, clip)
         loss = (out.float() - flow.velocity(clean, noise)).square().mean()
         model.zero_grad()
         loss.backward()
@@ -256,10 +261,11 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--device", default="cpu", help="cuda, with --batch 256 --workers 14 or so, does it properly")
+    parser.add_argument("--begin", action="store_true", help="from the weights that are there, not from nothing")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(
         arguments.cache, arguments.weights, arguments.work, arguments.tokenizers, arguments.minutes, arguments.seed,
-        arguments.batch, arguments.device, arguments.workers,
+        arguments.batch, arguments.device, arguments.workers, arguments.begin,
     )  # fmt: skip
