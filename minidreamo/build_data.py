@@ -26,9 +26,11 @@ STYLE_START = "generate a same style image. "
 """How the released model is told about a style reference."""
 
 
-def style_sample(world: art.Art, rng: np.random.Generator, pool: np.ndarray) -> tuple[scenes.Scene, scenes.Subject]:
-    """A scene with one of the common subjects, and another subject drawn by the same vendor."""
-    scene = scenes.random_scene(world, rng, scenes.common_pool(world), 1, styled=0)
+def style_sample(
+    world: art.Art, rng: np.random.Generator, common: np.ndarray, pool: np.ndarray
+) -> tuple[scenes.Scene, scenes.Subject]:
+    """A scene with one of the common subjects, and another subject out of `pool` drawn by the same vendor."""
+    scene = scenes.random_scene(world, rng, common, 1, styled=0)
     subject = scene.subjects[0]
     same = pool[(pool[:, 1] == subject.vendor) & (pool[:, 0] != subject.name)]
     name = int(same[rng.integers(len(same)), 0])
@@ -37,16 +39,16 @@ def style_sample(world: art.Art, rng: np.random.Generator, pool: np.ndarray) -> 
 
 def varied_scene(world: art.Art, rng: np.random.Generator, pool: np.ndarray, count: int) -> scenes.Scene:
     """A scene whose drawings are varied: what a name looks like is then for the reference to say."""
-    return scenes.random_scene(world, rng, pool, count, styled=0.15, mirrored=0.5, recoloured=0.5)
+    return scenes.random_scene(world, rng, pool, count, styled=0, mirrored=0.5, recoloured=0.5)
 
 
-def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int, int]) -> str:
+def write_sample(folder: Path, world: art.Art, common: np.ndarray, pool: np.ndarray, seed: tuple[int, int]) -> str:
     """Draw sample `seed[1]`; returns its manifest line."""
     rng = np.random.default_rng(seed)
     name = f"{seed[1]:06d}"
     task = str(rng.choice(list(SHARES), p=list(SHARES.values())))
     if task == "style":
-        scene, reference = style_sample(world, rng, pool)
+        scene, reference = style_sample(world, rng, common, pool)
         shown, masked, prompt = [reference], False, scene.text()
     else:
         count = ["subject", "pair", "triple"].index(task) + 1
@@ -70,8 +72,8 @@ def write_sample(folder: Path, world: art.Art, pool: np.ndarray, seed: tuple[int
 def _range(arguments: tuple[Path, Path, int, int, int]) -> list[str]:
     cache, folder, seed, start, stop = arguments
     world = art.load(cache)
-    pool = np.argwhere(world.trained)
-    return [write_sample(folder, world, pool, (seed, n)) for n in range(start, stop)]
+    common, pool = scenes.common_pool(world), np.argwhere(world.trained)
+    return [write_sample(folder, world, common, pool, (seed, n)) for n in range(start, stop)]
 
 
 def build(cache: Path, folder: Path, count: int, seed: int) -> None:

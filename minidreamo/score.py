@@ -16,6 +16,10 @@ By pixels alone:
 - pixels right: share of subjects more like their own drawing than like any of 19 others (chance 0.05).
 - pixels swapped: as swapped.
 
+- style: of pictures told "generate a same style image" with an unseen subject as reference, the share whose known
+  subject is most like its drawing by the reference's vendor (chance 0.2); `style, none` is the same without the
+  reference, and `style, by word` with the vendor's word after the name instead: what the base can do.
+
 - IoU: the reference's response map (Eq. 2), its top tokens as many as the mask has, against the mask.
 """
 
@@ -26,7 +30,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,7 @@ from PIL import Image
 from dreamo_core.training.config import load_config
 
 from . import art, classifier, scenes
+from .build_data import STYLE_START, style_sample
 from .sampling import Artist, load_artist
 
 SEED = 20_000
@@ -54,6 +59,18 @@ def tasks(world: art.Art, count: int, pictures: int) -> list[Task]:
     rng = np.random.default_rng(SEED + count)
     pool = np.argwhere(~world.trained & ~world.trained.any(1, keepdims=True))
     return [Task(scenes.random_scene(world, rng, pool, count, styled=0), count) for _ in range(pictures)]
+
+
+def style_tasks(world: art.Art, pictures: int) -> list[tuple[scenes.Scene, scenes.Subject]]:
+    """Scenes with one of the common subjects on plain grounds, and the unseen subject that is their style reference."""
+    rng = np.random.default_rng(SEED)
+    common, unseen = scenes.common_pool(world), np.argwhere(~world.trained & ~world.trained.any(1, keepdims=True))
+    chosen: list[tuple[scenes.Scene, scenes.Subject]] = []
+    while len(chosen) < pictures:
+        sample = style_sample(world, rng, common, unseen)
+        if sample[0].ground == "plain":
+            chosen.append(sample)
+    return chosen
 
 
 def likeness(part: np.ndarray, drawing: np.ndarray) -> float:
@@ -80,6 +97,11 @@ def token_masks(masks: np.ndarray) -> torch.Tensor:
     )
 
 
+def as_bytes(pixels: torch.Tensor) -> np.ndarray:
+    """(n, 3, h, w) in −1 to 1 to (n, h, w, 3) bytes."""
+    return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+
+
 def draw_all(
     artist: Artist, world: art.Art, chosen: list[Task], seed: int, placeholders: bool = True, steps: int = 12,
     watch: Callable[[torch.Tensor], None] | None = None,
@@ -98,7 +120,7 @@ def draw_all(
         shown = np.stack([scenes.draw_reference(world, task.scene.references[place]) for task in chosen])
         references.append(artist.encode(scenes.to_pixels(shown)))
     pixels, maps = artist.draw(prompts, references, seed, steps, watch=watch)
-    return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy(), in_prompts_order(maps, chosen)
+    return as_bytes(pixels), in_prompts_order(maps, chosen)
 
 
 def in_prompts_order(maps: torch.Tensor, chosen: list[Task]) -> torch.Tensor:
@@ -189,6 +211,44 @@ def score(
     return numbers, shown
 
 
+def vendor_of(world: art.Art, subject: scenes.Subject, colour: str, picture: np.ndarray) -> int:
+    """Whose drawing of a subject on that ground is most like its place in a picture, mirrored or not."""
+    part = scenes.window(picture, subject, scenes.SUBJECT_SIDE)
+    ground = np.ones((*part.shape[:2], 1)) * scenes.COLOURS[colour]
+    everywhere = np.ones((*part.shape[:2], 1))
+    best = []
+    for vendor in range(len(scenes.STYLES)):
+        drawings = [scenes.cutout(world, replace(subject, vendor=vendor, mirrored=m), len(part)) for m in (False, True)]
+        shown = [np.concatenate([d[..., :3] + ground * (1 - d[..., 3:]), everywhere], -1) for d in drawings]
+        best.append(max(likeness(part, each) for each in shown))
+    return int(np.argmax(best))
+
+
+def score_styles(artist: Artist, world: art.Art, pictures: int, seeds: int) -> dict[str, list[float]]:
+    """The share of right styles by how the model was told, one list entry a seed."""
+    chosen = style_tasks(world, pictures)
+    prompts = [scene.text() for scene, _ in chosen]
+    plain = [prompt.removeprefix(STYLE_START) for prompt in prompts]
+    names = [world.names[scene.subjects[0].name] for scene, _ in chosen]
+    words = [
+        text.replace(name, f"{name} from {scenes.STYLES[reference.vendor]}", 1)
+        for text, name, (_, reference) in zip(plain, names, chosen, strict=True)
+    ]
+    shown = np.stack([scenes.draw_reference(world, reference) for _, reference in chosen])
+    references = [artist.encode(scenes.to_pixels(shown))]
+    ways = {"style": (prompts, references), "style, none": (plain, []), "style, by word": (words, [])}
+    numbers: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in ways.items():
+        for seed in range(seeds):
+            pixels, _ = artist.draw(*way, SEED + seed, 12)
+            right = [
+                vendor_of(world, scene.subjects[0], scene.colour, picture) == reference.vendor
+                for (scene, reference), picture in zip(chosen, as_bytes(pixels), strict=True)
+            ]
+            numbers[name].append(float(np.mean(right)))
+    return numbers
+
+
 def table(numbers: dict[str, list[float]]) -> str:
     return "\n".join(
         f"{name:20} {statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}" for name, values in numbers.items()
@@ -228,6 +288,7 @@ def main() -> None:
     world, artist = art.load(arguments.art), load_artist(run, arguments.dreamo)
     judge = classifier.load(world)
     numbers, shown = score(artist, world, judge, arguments.pictures, arguments.seeds, not arguments.no_placeholders)
+    numbers |= score_styles(artist, world, arguments.pictures, arguments.seeds)
     print(table(numbers))
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=1) + "\n")

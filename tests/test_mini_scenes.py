@@ -84,7 +84,7 @@ def test_twins_are_one_drawing_twice_and_variations_stay_that_drawing(world):
 
 
 def test_a_style_reference_has_the_vendor_and_another_subject(world):
-    scene, reference = build_data.style_sample(world, np.random.default_rng(3), pool(world))
+    scene, reference = build_data.style_sample(world, np.random.default_rng(3), scenes.common_pool(world), pool(world))
     assert reference.vendor == scene.subjects[0].vendor and reference.name != scene.subjects[0].name
     assert scene.prompt.startswith(build_data.STYLE_START)
 

@@ -131,6 +131,33 @@ def test_scores_of_a_perfect_and_of_an_exchanging_artist(world, judge):
     assert numbers["swapped (2)"] == numbers["pixels swapped (2)"] == [1.0] and "IoU (1)" not in numbers
 
 
+class Stylist:
+    """Draws the common subject as the reference's vendor does, or as the word says, or as the first vendor."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def encode(self, pixels):
+        return pixels
+
+    def draw(self, prompts, references, seed, steps):
+        pictures = []
+        for prompt, (scene, reference) in zip(prompts, score.style_tasks(self.world, len(prompts)), strict=True):
+            assert bool(references) == prompt.startswith("generate a same style image. ")
+            word = next((vendor for vendor, style in enumerate(scenes.STYLES) if f" from {style}" in prompt), 0)
+            vendor = reference.vendor if references else word
+            subject = replace(scene.subjects[0], vendor=vendor, mirrored=bool(seed % 2))
+            pictures.append(scenes.draw(self.world, replace(scene, subjects=(subject,)))[0])
+        return scenes.to_pixels(np.stack(pictures)), None
+
+
+def test_styles_are_told_apart(world):
+    numbers = score.score_styles(Stylist(world), world, pictures=20, seeds=2)
+    vendors = [reference.vendor for _, reference in score.style_tasks(world, 20)]
+    assert numbers["style"] == numbers["style, by word"] == [1.0, 1.0]
+    assert numbers["style, none"] == [vendors.count(0) / 20] * 2 and len(set(vendors)) > 2
+
+
 def test_references_are_drawn_in_the_order_of_their_numbers(world):
     artist, chosen = Copyist(world), score.tasks(world, 2, 6)
     assert len({task.scene.numbers for task in chosen}) == 2
