@@ -14,6 +14,7 @@ from dreamo_routed.dreamo_core.embeddings import Embeddings
 from dreamo_routed.dreamo_core.host import small_models
 from dreamo_routed.dreamo_core.host.text_encoder import PLACEHOLDERS_KEY, encode_prompt, with_placeholders
 from dreamo_routed.dreamo_core.patch import CONDITIONING_KEY
+from dreamo_routed.dreamo_core.placeholders import shift_in_model
 from dreamo_routed.nodes.apply import DreamOApply
 from dreamo_routed.nodes.text import DreamOPlaceholders, DreamOTextEncode
 from hypothesis import given, settings
@@ -407,9 +408,9 @@ def test_positions_hold_in_the_model_when_text_is_prepended_and_the_conditioning
         own = args["txt"]
         args = {**args, "txt": torch.cat((torch.zeros(1, 13, own.shape[-1]), own), dim=1)}
         ids = torch.zeros(1, args["txt"].shape[1], 3)
-        for name, at in positions.in_model(grown[0][0].shape[1], args["txt"].shape[1]).tokens:
-            for before, after in zip(positions.of(name), at, strict=True):
-                seen.append((name, torch.equal(args["txt"][0, after], own[0, before]), after - before))
+        moved = shift_in_model(grown[0][0].shape[1], args["txt"].shape[1])
+        for name, tokens in positions.tokens:
+            seen.extend((name, torch.equal(args["txt"][0, at + moved], own[0, at]), moved) for at in tokens)
         return {**args, "txt_ids": ids}
 
     patched = patched.clone()
