@@ -4,16 +4,12 @@ Tests import the pack as `dreamo_routed` (so `from dreamo_routed.dreamo_core imp
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "benchmarks"))
-from boot import boot  # noqa: E402
+from boot import boot
 
 BASE = Path(tempfile.mkdtemp(prefix="dreamo-tests-"))
 
@@ -37,9 +33,9 @@ def no_gradients():
 @pytest.fixture(scope="session")
 def browser():
     """One headless Chromium for all tests of the front end (see `front_end.py`)."""
-    from front_end import start_browser
+    import screenshot
 
-    driver = start_browser()
+    driver = screenshot.browser()
     driver.set_script_timeout(60)
     yield driver
     driver.quit()
@@ -48,7 +44,9 @@ def browser():
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory):
     """One server for all tests that do not change it, with the photographs and DreamO files that the graphs name."""
-    from front_end import Server, write_example_inputs, write_settings
+    from comfy_server import Server
+    from example_inputs import write_example_inputs
+    from screenshot import write_settings
 
     base = tmp_path_factory.mktemp("demo")
     write_example_inputs(base)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comfy_server import Server
+from screenshot import open_front_end
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from comfy_server import Server  # noqa: E402, F401
-from example_inputs import write_demo_dreamo, write_example_inputs  # noqa: E402, F401
-from screenshot import browser as start_browser  # noqa: E402, F401
-from screenshot import open_front_end, write_settings  # noqa: E402, F401
 
 needs_browser = [
     pytest.mark.browser,

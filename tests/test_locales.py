@@ -2,16 +2,13 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from build_locales import english, escaped
+from front_end import Page, needs_browser
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from build_locales import english, escaped  # noqa: E402
-from front_end import Page, needs_browser  # noqa: E402
 
 LOCALES = REPO / "locales"
 LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())

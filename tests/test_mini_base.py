@@ -1,7 +1,6 @@
 """The training of the mini world's base: it goes on where it stopped, or begins from what is there."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 from dreamo_routed.dreamo_core.host import mini_world
 from safetensors import safe_open
 from training_world import COMFY
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dreamo_core.training import flow
 from dreamo_core.training.text import load_t5

@@ -1,13 +1,8 @@
 """The mini world's pictures, masks, prompts and scores, on made-up drawings."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from minidreamo import art, build_data, scenes, score
 

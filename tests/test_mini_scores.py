@@ -1,15 +1,11 @@
 """The mini world's classifier, scores, ablation and choice of blocks, on made-up drawings."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import training_world
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dreamo_core.training.config import load_config
 from minidreamo import ablation, art, classifier, routing_blocks, scenes, score

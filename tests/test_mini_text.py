@@ -1,8 +1,6 @@
 """The mini world's T5 learns to read: which words belong together, and where their subject stands."""
 
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +9,6 @@ from dreamo_routed.dreamo_core.host import mini_world
 from safetensors.torch import load_file
 from training_world import COMFY
 from transformers import T5TokenizerFast
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dreamo_core.training.text import T5Prompts, load_t5, t5_inputs
 from minidreamo import art, scenes, train_text

@@ -1,8 +1,5 @@
 """The trained mini world in the host computes what it computed in training."""
 
-import sys
-from pathlib import Path
-
 import nodes
 import numpy as np
 import pytest
@@ -21,8 +18,6 @@ from dreamo_routed.nodes.text import DreamOTextEncode
 from PIL import Image
 from training_world import COMFY
 from transformers import CLIPTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dreamo_core.training.config import load_config
 from minidreamo.sampling import load_artist

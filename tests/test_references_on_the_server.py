@@ -1,19 +1,16 @@
 """The reference nodes on the real server: what a second seed redoes, and what a user sees on the node."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from comfy_server import PromptError, Server
+from example_inputs import write_example_inputs
+from graph import to_prompt, use_demo_models
 from PIL import Image
 from skimage import data
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from comfy_server import PromptError, Server  # noqa: E402
-from example_inputs import write_example_inputs  # noqa: E402
-from graph import to_prompt, use_demo_models  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,14 @@ with eight widgets and its second output unnamed, Load DreamO as a LoRA loader, 
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from freeze_saved_graphs import signatures
+from front_end import Page, needs_browser
+from graph import NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models, widget_values
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from freeze_saved_graphs import signatures  # noqa: E402
-from front_end import Page, needs_browser  # noqa: E402
-from graph import NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models, widget_values  # noqa: E402
 
 SAVED = REPO / "tests" / "fixtures" / "saved"
 GRAPHS = sorted(path for path in SAVED.glob("*/*.json") if not path.name.endswith(".prompt.json"))

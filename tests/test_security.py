@@ -20,7 +20,7 @@ import torch
 from comfy_api.latest import io
 from dreamo_routed.dreamo_core.host import small_models
 from dreamo_routed.nodes import comfy_entrypoint
-from front_end import write_demo_dreamo
+from example_inputs import write_demo_dreamo
 from PIL import Image
 from support import make_chain, make_conditioning, make_model
 

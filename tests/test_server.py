@@ -4,22 +4,19 @@ import functools
 import io
 import json
 import re
-import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from comfy_server import PromptError, Server
+from example_inputs import write_example_inputs
+from graph import LOADERS, NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models
 from PIL import Image, ImageFilter
+from workflow_graphs import WORKFLOWS
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from comfy_server import PromptError, Server  # noqa: E402
-from example_inputs import write_example_inputs  # noqa: E402
-from graph import LOADERS, NOT_EXECUTED, inputs_of, is_widget, to_prompt, use_demo_models  # noqa: E402
-from workflow_graphs import WORKFLOWS  # noqa: E402
 
 
 @pytest.fixture(scope="module")

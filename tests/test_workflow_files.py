@@ -2,17 +2,14 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from dreamo_routed.dreamo_core.checkpoint.presets import FILES, PRESETS
+from graph import NODE_TITLE
 from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
-
-from graph import NODE_TITLE  # noqa: E402
 
 README = (REPO / "README.md").read_text()
 PATHS = sorted((REPO / "workflows").glob("*.json"))
