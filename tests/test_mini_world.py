@@ -72,14 +72,24 @@ def test_the_autoencoder_gives_a_picture_back():
     assert 0.2 < float(((latent - 0.1159) * 0.3611).std()) < 2
 
 
-def test_a_whole_graph_draws_what_the_trainers_own_sampler_draws():
+@pytest.fixture(scope="module")
+def artist():
+    return load_artist(load_config(WEIGHTS.parent / "configs" / "full.toml"), WEIGHTS / "dreamo.safetensors")
+
+
+def pictures_of(*names):
+    """Each (1, 48, 48, 3), 0 to 1; of subjects that the weights have never seen."""
+    found = []
+    for name in names:
+        with Image.open(WEIGHTS.parent / "references" / f"{name}.png") as picture:
+            found.append(torch.from_numpy(np.array(picture.convert("RGB")))[None].float() / 255)
+    return found
+
+
+def test_a_whole_graph_draws_what_the_trainers_own_sampler_draws(artist):
     """LoRA, tables, placeholders, two references, schedule and noise, through the nodes and without the host."""
     marked = "a pizza from [ref#1] left of a snowman from [ref#2], on plain purple"
-    pictures = []
-    for name in ("pizza-fluent", "snowman-noto"):
-        with Image.open(WEIGHTS.parent / "references" / f"{name}.png") as picture:
-            pictures.append(torch.from_numpy(np.array(picture.convert("RGB")))[None].float() / 255)
-
+    pictures = pictures_of("pizza-fluent", "snowman-noto")
     dreamo, vae = load_dreamo_model(WEIGHTS / "dreamo.safetensors"), mini_world.MiniVae()
     chain = tuple(Reference(Picture(p), encode_reference(vae, p), "subject") for p in pictures)
     (positive,) = DreamOTextEncode.execute(mini_world.mini_text_encoders(), dreamo, marked, 3.5, chain).args
@@ -89,10 +99,33 @@ def test_a_whole_graph_draws_what_the_trainers_own_sampler_draws():
     empty = {"samples": torch.zeros(1, 16, 12, 12)}
     (result,) = nodes.common_ksampler(model, 5, 4, 1.0, "euler", "simple", positive, positive, empty)
 
-    artist = load_artist(load_config(WEIGHTS.parent / "configs" / "full.toml"), WEIGHTS / "dreamo.safetensors")
     references = [artist.encode(p.movedim(-1, 1) * 2 - 1) for p in pictures]
     expected, _ = artist.sample([marked], references, 5, steps=4)
     ours = (result["samples"] - 0.1159) * 0.3611
     torch.testing.assert_close(ours, expected, atol=2e-3, rtol=1e-3)
     without, _ = artist.sample([marked], references[::-1], 5, steps=4)
     assert (ours - without).abs().max() > 0.1
+
+
+PAIRS = (
+    ("pizza-fluent", "snowman-noto"),
+    ("pig-noto", "guitar-flat"),
+    ("sushi-noto", "stop-sign-flat"),
+    ("pineapple-noto", "balloon-fluent"),
+    ("tiger-face-twemoji", "ambulance-twemoji"),
+)
+
+
+def test_references_of_the_shipped_weights_stand_where_their_placeholders_do(artist):
+    """The centres of two references' response maps, with the first named on the left, then on the right."""
+    right = []
+    for pair in PAIRS:
+        references = [artist.encode(p.movedim(-1, 1) * 2 - 1) for p in pictures_of(*pair)]
+        first, second = (f"a {name.rsplit('-', 1)[0].replace('-', ' ')}" for name in pair)
+        one, two = f"{first} from [ref#1]", f"{second} from [ref#2]"
+        for prompt, side in ((f"{one} left of {two}", -1), (f"{two} left of {one}", 1)):
+            _, maps = artist.draw([f"{prompt}, on plain purple"], references, 1, 8)
+            weights = maps[0].reshape(2, 6, 6).sum(1)
+            at = (weights * torch.arange(6.0)).sum(-1) / weights.sum(-1)
+            right.append((at[0] - at[1]) * side > 0)
+    assert sum(right) >= 9, right
