@@ -4,7 +4,8 @@
 
 The same prompts and seeds are drawn unrouted and with routing in four settings, and judged as in `minidreamo.score`:
 `subject` is how much a place is like its reference, `other` how much it is like the other references of the picture,
-which routing is to keep out.
+which routing is to keep out. Then the same without placeholders in the prompts, where nothing but routing can say which
+reference is meant: unrouted, by the words of the prompt, and with a box painted around each subject.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +32,45 @@ from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
 from dreamo_routed.dreamo_core.references import Picture, Reference  # noqa: E402
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings  # noqa: E402
 from dreamo_routed.nodes.apply import DreamOApply  # noqa: E402
+from dreamo_routed.nodes.region import FILL, DreamORegion, DreamORoutingWords  # noqa: E402
 from dreamo_routed.nodes.text import DreamOTextEncode  # noqa: E402
 
 from minidreamo import art, classifier, scenes  # noqa: E402
 from minidreamo.ablation import as_table  # noqa: E402
 from minidreamo.score import SEED, Task, measure, tasks  # noqa: E402
 
+
+@dataclass(frozen=True)
+class Way:
+    """Of drawing a task; `painted` gives every reference a box of its subject's size as its region."""
+
+    routing: RoutingSettings | None = None
+    placeholders: bool = True
+    painted: bool = False
+
+
 # A subject stands on nine of 36 tokens.
 FIRST = RoutingSettings(gamma=0.25, masks_from="extra first pass")
-SETTINGS = {
-    "unrouted": None,
-    "routed": FIRST,
-    "routed, hard": replace(FIRST, soft=False),
-    "routed, hard, gamma 0.4": replace(FIRST, soft=False, gamma=0.4),
-    "routed, hard, outside 0.2": replace(FIRST, soft=False, outside=0.2),
+WORDS = RoutingSettings(gamma=0.25, soft=False, source="words", masks_from="pass without references")
+WAYS = {
+    "unrouted": Way(),
+    "routed": Way(FIRST),
+    "routed, hard": Way(replace(FIRST, soft=False)),
+    "routed, hard, gamma 0.4": Way(replace(FIRST, soft=False, gamma=0.4)),
+    "routed, hard, outside 0.2": Way(replace(FIRST, soft=False, outside=0.2)),
+    "no placeholders, unrouted": Way(placeholders=False),
+    "no placeholders, routed by words": Way(WORDS, placeholders=False),
+    "no placeholders, regions painted": Way(placeholders=False, painted=True),
 }
+
+
+def box(subject: scenes.Subject) -> torch.Tensor:
+    """A mask (1, 96, 96) as a user would paint it: the square that the subject is drawn in."""
+    mask = torch.zeros(1, scenes.SIDE, scenes.SIDE)
+    half = scenes.SUBJECT_SIDE // 2
+    x, y = subject.centre
+    mask[:, max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 1
+    return mask
 
 
 class Host:
@@ -56,18 +81,24 @@ class Host:
         self.clip = mini_world.mini_text_encoders()
         self.model = with_loras(mini_world.mini_flux(), [(self.dreamo.lora, 1.0)])
 
-    def draw(self, world: art.Art, task: Task, seed: int, settings: RoutingSettings | None) -> np.ndarray:
+    def draw(self, world: art.Art, task: Task, seed: int, way: Way) -> np.ndarray:
         """(96, 96, 3) bytes."""
         chain = []
         for subject in task.scene.references:
             shown = torch.from_numpy(scenes.draw_reference(world, subject))[None].float() / 255
             chain.append(Reference(Picture(shown), encode_reference(self.vae, shown), "subject"))
         chain = tuple(chain)
-        prompt = task.scene.text(placeholders=True)
+        prompt = task.scene.text(way.placeholders)
         (positive,) = DreamOTextEncode.execute(self.clip, self.dreamo, prompt, 3.5, chain).args
         model, positive = DreamOApply.execute(self.model, positive, chain, self.dreamo).args[:2]
-        if settings:
-            model = with_routing(model, settings)
+        if way.routing:
+            model = with_routing(model, way.routing)
+            if way.routing.source == "words":
+                words = "\n".join(world.names[subject.name] for subject in task.scene.references)
+                (positive,) = DreamORoutingWords.execute(positive, self.clip, prompt, words).args
+        if way.painted:
+            for subject, number in zip(task.scene.subjects, task.scene.numbers, strict=True):
+                (positive,) = DreamORegion.execute(positive, box(subject), number + 1, FILL, 0, False).args
         empty = {"samples": torch.zeros(1, 16, 12, 12)}
         (latent,) = nodes.common_ksampler(model, seed, 12, 1.0, "euler", "simple", positive, positive, empty)
         return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
@@ -86,18 +117,19 @@ def main() -> None:
     parser.add_argument("--dreamo", type=Path, default=mini_world.WEIGHTS / "dreamo.safetensors")
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     world, host = art.load(arguments.art), Host(arguments.dreamo)
     judge = classifier.load(world)
-    rows: dict[str, dict[str, list[float]]] = {name: {} for name in SETTINGS}
+    rows: dict[str, dict[str, list[float]]] = {name: {} for name in arguments.only}
     for count in (2, 3):
         for seed in range(arguments.seeds):
-            found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in SETTINGS}
+            found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in arguments.only}
             for task in tasks(world, count, arguments.pictures):
-                for name, settings in SETTINGS.items():
+                for name in arguments.only:
                     with torch.no_grad():
-                        picture = host.draw(world, task, SEED + seed, settings)
-                    # The same rivals for every setting.
+                        picture = host.draw(world, task, SEED + seed, WAYS[name])
+                    # The same rivals for every way.
                     numbers = measure(judge, world, task, picture, np.random.default_rng(task.scene.seed))
                     for key in ("subject", "named", "swapped"):
                         found[name][key] += numbers.get(key, [])
