@@ -66,11 +66,9 @@ WAYS = {
 
 def box(subject: scenes.Subject) -> torch.Tensor:
     """A mask (1, 96, 96) as a user would paint it: the square that the subject is drawn in."""
-    mask = torch.zeros(1, scenes.SIDE, scenes.SIDE)
-    half = scenes.SUBJECT_SIDE // 2
-    x, y = subject.centre
-    mask[:, max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 1
-    return mask
+    mask = np.zeros((scenes.SIDE, scenes.SIDE), np.float32)
+    scenes.window(mask, subject, scenes.SUBJECT_SIDE)[:] = 1
+    return torch.from_numpy(mask)[None]
 
 
 class Host:
@@ -81,13 +79,15 @@ class Host:
         self.clip = mini_world.mini_text_encoders()
         self.model = with_loras(mini_world.mini_flux(), [(self.dreamo.lora, 1.0)])
 
-    def draw(self, world: art.Art, task: Task, seed: int, way: Way) -> np.ndarray:
-        """(96, 96, 3) bytes."""
+    def chain_of(self, world: art.Art, task: Task) -> tuple[Reference, ...]:
         chain = []
         for subject in task.scene.references:
             shown = torch.from_numpy(scenes.draw_reference(world, subject))[None].float() / 255
             chain.append(Reference(Picture(shown), encode_reference(self.vae, shown), "subject"))
-        chain = tuple(chain)
+        return tuple(chain)
+
+    def draw(self, world: art.Art, task: Task, chain: tuple[Reference, ...], seed: int, way: Way) -> np.ndarray:
+        """(96, 96, 3) bytes."""
         prompt = task.scene.text(way.placeholders)
         (positive,) = DreamOTextEncode.execute(self.clip, self.dreamo, prompt, 3.5, chain).args
         model, positive = DreamOApply.execute(self.model, positive, chain, self.dreamo).args[:2]
@@ -126,9 +126,11 @@ def main() -> None:
         for seed in range(arguments.seeds):
             found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in arguments.only}
             for task in tasks(world, count, arguments.pictures):
+                with torch.no_grad():
+                    chain = host.chain_of(world, task)
                 for name in arguments.only:
                     with torch.no_grad():
-                        picture = host.draw(world, task, SEED + seed, WAYS[name])
+                        picture = host.draw(world, task, chain, SEED + seed, WAYS[name])
                     # The same rivals for every way.
                     numbers = measure(judge, world, task, picture, np.random.default_rng(task.scene.seed))
                     for key in ("subject", "named", "swapped"):

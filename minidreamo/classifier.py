@@ -318,7 +318,7 @@ def accuracy(judge: Judge, world: art.Art, seed: int = 7, count: int = 600) -> d
     known = world.trained.any(1)
     groups = {
         "name, held-out drawings of known subjects": np.argwhere(~world.trained & known[:, None]),
-        "name, held-out subjects": np.argwhere(~world.trained & ~known[:, None]),
+        "name, held-out subjects": scenes.unseen_pool(world),
     }
     found: dict[str, float] = {}
     for group, pool in groups.items():
@@ -341,7 +341,7 @@ def accuracy(judge: Judge, world: art.Art, seed: int = 7, count: int = 600) -> d
         found[f"{group}: cosine with the drawing"] = float(np.mean(like))
         found[f"{group}: cosine with another's"] = float(np.mean(unlike))
     pictures, answers = layout_batch(world, groups["name, held-out subjects"], rng, count)
-    drawn = ((pictures + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+    drawn = scenes.to_bytes(pictures)
     hits = (judge.layout_of(drawn) == answers).float().mean(0).tolist()
     return found | dict(zip(("place", "ground colour", "ground kind"), hits, strict=True))
 

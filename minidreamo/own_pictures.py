@@ -43,7 +43,7 @@ def main() -> None:
         ]
         pixels, _ = artist.draw(prompts, [], arguments.seed + start, cfg=arguments.cfg)
         for number, (prompt, picture) in enumerate(zip(prompts, pixels, strict=True), start):
-            array = ((picture + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+            array = scenes.to_bytes(picture)
             Image.fromarray(array).save(drawn / f"{number:05d}.png")
             (drawn / f"{number:05d}.txt").write_text(prompt, encoding="utf-8")
     print(f"{build('reconstruct', drawn, arguments.out, scenes.SIDE)} lines in {arguments.out / 'reconstruct.jsonl'}")

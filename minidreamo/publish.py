@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from .store import save_half
 
 TARGET = Path(__file__).resolve().parent / "weights" / "dreamo.safetensors"
 
 if __name__ == "__main__":
     about = dict(pair.split("=", 1) for pair in sys.argv[2:])
-    save_file({key: value.half() for key, value in load_file(sys.argv[1]).items()}, TARGET, about)
+    save_half(load_file(sys.argv[1]), TARGET, about)
     print(TARGET)

@@ -133,7 +133,7 @@ def draw(art: Art, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def window(picture: np.ndarray, subject: Subject, side: int) -> np.ndarray:
-    """(side, side, 3): a subject's place in a picture."""
+    """(side, side, …), no copy: a subject's place in a picture or mask."""
     x, y = (c - side // 2 for c in subject.centre)
     return picture[y : y + side, x : x + side]
 
@@ -151,6 +151,11 @@ def common_pool(art: Art) -> np.ndarray:
     everything = np.argwhere(art.trained)
     common = np.random.default_rng(0).permutation(np.unique(everything[:, 0]))[:COMMON]
     return everything[np.isin(everything[:, 0], common)]
+
+
+def unseen_pool(art: Art) -> np.ndarray:
+    """Rows and columns of all drawings of the subjects that training never sees."""
+    return np.argwhere(~art.trained & ~art.trained.any(1, keepdims=True))
 
 
 def article(name: str) -> str:
@@ -211,3 +216,8 @@ def random_scene(
 def to_pixels(pictures: np.ndarray) -> torch.Tensor:
     """(n, h, w, 3) bytes to (n, 3, h, w) floats in −1 to 1."""
     return torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_bytes(pixels: torch.Tensor) -> np.ndarray:
+    """(…, 3, h, w) in −1 to 1 to (…, h, w, 3) bytes."""
+    return ((pixels + 1) * 127.5).round().byte().movedim(-3, -1).numpy()

@@ -57,14 +57,14 @@ class Task:
 def tasks(world: art.Art, count: int, pictures: int) -> list[Task]:
     """Scenes of held-out subjects only, plain grounds, always the same."""
     rng = np.random.default_rng(SEED + count)
-    pool = np.argwhere(~world.trained & ~world.trained.any(1, keepdims=True))
+    pool = scenes.unseen_pool(world)
     return [Task(scenes.random_scene(world, rng, pool, count, styled=0), count) for _ in range(pictures)]
 
 
 def style_tasks(world: art.Art, pictures: int) -> list[tuple[scenes.Scene, scenes.Subject]]:
     """Scenes with one of the common subjects on plain grounds, and the unseen subject that is their style reference."""
     rng = np.random.default_rng(SEED)
-    common, unseen = scenes.common_pool(world), np.argwhere(~world.trained & ~world.trained.any(1, keepdims=True))
+    common, unseen = scenes.common_pool(world), scenes.unseen_pool(world)
     chosen: list[tuple[scenes.Scene, scenes.Subject]] = []
     while len(chosen) < pictures:
         sample = style_sample(world, rng, common, unseen)
@@ -73,12 +73,16 @@ def style_tasks(world: art.Art, pictures: int) -> list[tuple[scenes.Scene, scene
     return chosen
 
 
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(float).ravel(), b.ravel()
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
+
+
 def likeness(part: np.ndarray, drawing: np.ndarray) -> float:
     """Correlation of the pixels under a cut-out's opaque part, colours together."""
     mask = drawing[..., 3] > 0.5
-    a, b = part[mask].astype(float).ravel(), drawing[..., :3][mask].ravel()
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
+    return correlation(part[mask], drawing[..., :3][mask])
 
 
 def iou(response: torch.Tensor, mask: torch.Tensor) -> float:
@@ -95,11 +99,6 @@ def token_masks(masks: np.ndarray) -> torch.Tensor:
     return (
         torch.from_numpy(masks).float().reshape(count, height // 16, 16, width // 16, 16).mean((2, 4)).flatten(1) / 255
     )
-
-
-def as_bytes(pixels: torch.Tensor) -> np.ndarray:
-    """(n, 3, h, w) in −1 to 1 to (n, h, w, 3) bytes."""
-    return ((pixels + 1) * 127.5).round().byte().movedim(1, -1).numpy()
 
 
 def draw_all(
@@ -120,7 +119,7 @@ def draw_all(
         shown = np.stack([scenes.draw_reference(world, task.scene.references[place]) for task in chosen])
         references.append(artist.encode(scenes.to_pixels(shown)))
     pixels, maps = artist.draw(prompts, references, seed, steps, watch=watch)
-    return as_bytes(pixels), in_prompts_order(maps, chosen)
+    return scenes.to_bytes(pixels), in_prompts_order(maps, chosen)
 
 
 def in_prompts_order(maps: torch.Tensor, chosen: list[Task]) -> torch.Tensor:
@@ -211,28 +210,27 @@ def score(
     return numbers, shown
 
 
-def vendor_of(world: art.Art, subject: scenes.Subject, colour: str, picture: np.ndarray) -> int:
-    """Whose drawing of a subject on that ground is most like its place in a picture, mirrored or not."""
-    part = scenes.window(picture, subject, scenes.SUBJECT_SIDE)
-    ground = np.ones((*part.shape[:2], 1)) * scenes.COLOURS[colour]
-    everywhere = np.ones((*part.shape[:2], 1))
-    best = []
-    for vendor in range(len(scenes.STYLES)):
-        drawings = [scenes.cutout(world, replace(subject, vendor=vendor, mirrored=m), len(part)) for m in (False, True)]
-        shown = [np.concatenate([d[..., :3] + ground * (1 - d[..., 3:]), everywhere], -1) for d in drawings]
-        best.append(max(likeness(part, each) for each in shown))
-    return int(np.argmax(best))
+def by_vendors(world: art.Art, scene: scenes.Scene) -> list[list[np.ndarray]]:
+    """The place of a scene's first subject as each vendor would draw it on that colour: plain and mirrored."""
+
+    def shown(vendor: int, mirrored: bool) -> np.ndarray:
+        canvas = np.full((scenes.SUBJECT_SIDE, scenes.SUBJECT_SIDE, 3), scenes.COLOURS[scene.colour], float)
+        subject = replace(scene.subjects[0], vendor=vendor, mirrored=mirrored)
+        scenes.paste(canvas, scenes.cutout(world, subject, scenes.SUBJECT_SIDE), 0, 0)
+        return canvas
+
+    return [[shown(vendor, mirrored) for mirrored in (False, True)] for vendor in range(len(scenes.STYLES))]
 
 
 def score_styles(artist: Artist, world: art.Art, pictures: int, seeds: int) -> dict[str, list[float]]:
     """The share of right styles by how the model was told, one list entry a seed."""
     chosen = style_tasks(world, pictures)
+    drawings = [by_vendors(world, scene) for scene, _ in chosen]
     prompts = [scene.text() for scene, _ in chosen]
     plain = [prompt.removeprefix(STYLE_START) for prompt in prompts]
-    names = [world.names[scene.subjects[0].name] for scene, _ in chosen]
     words = [
-        text.replace(name, f"{name} from {scenes.STYLES[reference.vendor]}", 1)
-        for text, name, (_, reference) in zip(plain, names, chosen, strict=True)
+        scene.prompt.removeprefix(STYLE_START).format(f" from {scenes.STYLES[reference.vendor]}")
+        for scene, reference in chosen
     ]
     shown = np.stack([scenes.draw_reference(world, reference) for _, reference in chosen])
     references = [artist.encode(scenes.to_pixels(shown))]
@@ -241,10 +239,11 @@ def score_styles(artist: Artist, world: art.Art, pictures: int, seeds: int) -> d
     for name, way in ways.items():
         for seed in range(seeds):
             pixels, _ = artist.draw(*way, SEED + seed, 12)
-            right = [
-                vendor_of(world, scene.subjects[0], scene.colour, picture) == reference.vendor
-                for (scene, reference), picture in zip(chosen, as_bytes(pixels), strict=True)
-            ]
+            right = []
+            for (scene, reference), vendors, picture in zip(chosen, drawings, scenes.to_bytes(pixels), strict=True):
+                part = scenes.window(picture, scene.subjects[0], scenes.SUBJECT_SIDE)
+                alike = [max(correlation(part, drawing) for drawing in own) for own in vendors]
+                right.append(int(np.argmax(alike)) == reference.vendor)
             numbers[name].append(float(np.mean(right)))
     return numbers
 

@@ -8,17 +8,17 @@ The encoder is final before the first step, so the transformer may be trained wh
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dreamo_core.block_autoencoder import BlockAutoencoder
 
 from . import art, scenes
+from .store import save_half
 
 
 def batch(world: art.Art, rng: np.random.Generator, size: int) -> torch.Tensor:
@@ -36,9 +36,7 @@ def batch(world: art.Art, rng: np.random.Generator, size: int) -> torch.Tensor:
 
 def save(model: BlockAutoencoder, out: Path, about: dict[str, str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, part, about)
-    os.replace(part, out)
+    save_half(model.state_dict(), out, about)
 
 
 def load(path: Path) -> BlockAutoencoder:

@@ -32,6 +32,7 @@ from dreamo_core.training.model import load_transformer
 from dreamo_core.training.text import T5Prompts, load_clip, load_t5
 
 from . import art, scenes
+from .store import save_half
 from .train_autoencoder import load as load_autoencoder
 from .train_text import T5_CONFIG
 
@@ -184,18 +185,13 @@ def clip_state(clip: CLIPTextModel) -> dict[str, torch.Tensor]:
 
 
 def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None:
-    def half(state):
-        return {key: value.detach().half().contiguous() for key, value in state.items()}
-
     flux_config = {key: list(value) if isinstance(value, tuple) else value for key, value in FLUX_CONFIG.items()}
     files = {
         "flux": (weight_map.to_host(average["flux"].state_dict()), flux_config),
         "clip": (clip_state(average["clip"]), CLIP_CONFIG),
     }
     for name, (state, config) in files.items():
-        part = weights / f"{name}.part"
-        save_file(half(state), part, {**about, "config": json.dumps(config)})
-        os.replace(part, weights / f"{name}.safetensors")
+        save_half(state, weights / f"{name}.safetensors", {**about, "config": json.dumps(config)})
 
 
 def train(

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
@@ -26,6 +25,7 @@ from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 from dreamo_core.training.text import load_t5
 
 from . import art, scenes
+from .store import save_half
 
 T5_CONFIG = {
     "vocab_size": 32128, "d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2,
@@ -168,8 +168,8 @@ def train(cache: Path, weights: Path, tokenizers: Path, steps: int, seed: int) -
             print(
                 f"step {step + 1} " + " ".join(f"{k} {losses[k]:.3f} ({v:.3f})" for k, v in right.items()), flush=True
             )
-    state = {k: v.detach().half().contiguous() for k, v in t5.state_dict().items() if "embed_tokens" not in k}
-    save_file(state, path, {"config": json.dumps(T5_CONFIG), "steps": str(steps), "seed": str(seed)})
+    state = {key: value for key, value in t5.state_dict().items() if "embed_tokens" not in key}
+    save_half(state, path, {"config": json.dumps(T5_CONFIG), "steps": str(steps), "seed": str(seed)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,17 @@
+"""Weights of the mini world as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+def save_half(state: Mapping[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:
+    """Write weights in half precision with notes in the header; the file appears whole or stays as it was."""
+    part = path.with_suffix(".part")
+    save_file({key: value.detach().half().contiguous() for key, value in state.items()}, part, about)
+    os.replace(part, path)
