@@ -40,17 +40,18 @@ import comfy.model_patcher  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
-from dreamo_routed.dreamo_core import cost  # noqa: E402
-from dreamo_routed.dreamo_core.embeddings import Embeddings  # noqa: E402
 from dreamo_routed.dreamo_core.host.conditioning import attach_references  # noqa: E402
 from dreamo_routed.dreamo_core.host.flux import with_references  # noqa: E402
-from dreamo_routed.dreamo_core.host.small_models import FLUX_CONFIG  # noqa: E402
-from dreamo_routed.dreamo_core.host.speed import reference_tokens, shape_of, with_speed  # noqa: E402
-from dreamo_routed.dreamo_core.patch import CONDITIONING_KEY  # noqa: E402
-from dreamo_routed.dreamo_core.references import Picture, Reference  # noqa: E402
-from dreamo_routed.dreamo_core.reuse import ReferenceCache  # noqa: E402
-from dreamo_routed.dreamo_core.run import RUN_KEY  # noqa: E402
-from dreamo_routed.dreamo_core.speed import PRESETS, SpeedSettings  # noqa: E402
+from dreamo_routed.dreamo_core.host.reuse import reference_tokens, shape_of, with_policy  # noqa: E402
+from dreamo_routed.dreamo_core.pictures.picture import Picture  # noqa: E402
+from dreamo_routed.dreamo_core.reuse import cost  # noqa: E402
+from dreamo_routed.dreamo_core.reuse.cache import ReferenceCache  # noqa: E402
+from dreamo_routed.dreamo_core.reuse.policy import PRESETS, ReusePolicy  # noqa: E402
+from dreamo_routed.dreamo_core.run.run import RUN_KEY  # noqa: E402
+from dreamo_routed.dreamo_core.sampling.apply_model import CONDITIONING_KEY  # noqa: E402
+from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings  # noqa: E402
+from dreamo_routed.dreamo_core.sequence.reference import Reference  # noqa: E402
+from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG  # noqa: E402
 
 # Height and width of the latent, and text tokens: 1024² and 512, or the same proportions at an eighth of the tokens.
 IMAGE, TEXT = ((128, 128), 512) if ON_GPU else ((48, 40), 60)
@@ -107,7 +108,7 @@ class Measured:
     store: int = 0
 
 
-def measure(model: Any, positive: list, settings: SpeedSettings, sigmas: list[float]) -> Measured:
+def measure(model: Any, positive: list, settings: ReusePolicy, sigmas: list[float]) -> Measured:
     """Time model calls inside one of the host's own sampling runs, one call for each noise level."""
     seconds, store = [], 0
 
@@ -123,7 +124,7 @@ def measure(model: Any, positive: list, settings: SpeedSettings, sigmas: list[fl
             store = max(store, run.part("reuse", lambda: ReferenceCache(settings)).nbytes)
         return x
 
-    guider = comfy.samplers.CFGGuider(with_speed(model, settings))
+    guider = comfy.samplers.CFGGuider(with_policy(model, settings))
     guider.set_conds(positive, [])
     sampler = comfy.samplers.KSAMPLER(lambda m, x, s, extra_args, callback, disable: steps(m, x, s, extra_args))
     latent = torch.zeros(1, 16, *IMAGE)
@@ -145,10 +146,10 @@ def now() -> float:
     return time.process_time()
 
 
-PRUNE = SpeedSettings(prune=True, margin=0)
-REUSE = SpeedSettings(refresh="every n steps", interval=STEPS // REFRESHES)
+PRUNE = ReusePolicy(prune=True, margin=0)
+REUSE = ReusePolicy(refresh="every n steps", interval=STEPS // REFRESHES)
 BOTH = replace(PRUNE, refresh=REUSE.refresh, interval=REUSE.interval)
-VARIANTS = {"full": SpeedSettings(), "pruned": PRUNE, "reuse": REUSE, "both": BOTH}
+VARIANTS = {"full": ReusePolicy(), "pruned": PRUNE, "reuse": REUSE, "both": BOTH}
 
 
 def schedule(steps: int) -> list[float]:
@@ -162,7 +163,7 @@ def row(model: Any, count: int) -> tuple[dict[str, list[float]], dict[str, Measu
     figures: dict[str, list[list[float]]] = {}
     last: dict[str, Measured] = {}
     for _ in range(ARGS.rounds):
-        base = measure(model, plain, SpeedSettings(), sigmas)
+        base = measure(model, plain, ReusePolicy(), sigmas)
         for name, settings in VARIANTS.items():
             calls = sigmas if ON_GPU or settings.reuses else sigmas[:2]
             last[name] = measure(model, positive, settings, calls)
@@ -196,7 +197,7 @@ def main() -> None:
         f"{REFERENCE[0] * REFERENCE[1] // 4} tokens a reference, half of them pruned where pruned; mean step of "
         f"{STEPS}, {REFRESHES} of them refreshed, in plain steps; in brackets what the cost model expects.\n"
     )
-    measure(model, conditioning(0), SpeedSettings(), schedule(STEPS)[:2])  # warm up
+    measure(model, conditioning(0), ReusePolicy(), schedule(STEPS)[:2])  # warm up
     store_name = "peak memory, plain = 1" if ON_GPU else "store of both"
     columns = ["references", "plain", *VARIANTS, "one reuse step, both", store_name]
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns), flush=True)

@@ -24,29 +24,30 @@ boot(cpu=True)
 
 import nodes  # noqa: E402
 import torch  # noqa: E402
-from dreamo_routed.dreamo_core.embeddings import Embeddings  # noqa: E402
-from dreamo_routed.dreamo_core.host import small_models  # noqa: E402
 from dreamo_routed.dreamo_core.host.conditioning import attach_references  # noqa: E402
 from dreamo_routed.dreamo_core.host.flux import with_references  # noqa: E402
-from dreamo_routed.dreamo_core.host.speed import with_speed  # noqa: E402
+from dreamo_routed.dreamo_core.host.reuse import with_policy  # noqa: E402
 from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
-from dreamo_routed.dreamo_core.references import Reference, prepare_picture  # noqa: E402
-from dreamo_routed.dreamo_core.speed import PRESETS, SpeedSettings  # noqa: E402
+from dreamo_routed.dreamo_core.pictures.prepare import prepare_picture  # noqa: E402
+from dreamo_routed.dreamo_core.reuse.policy import PRESETS, ReusePolicy  # noqa: E402
+from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings  # noqa: E402
+from dreamo_routed.dreamo_core.sequence.reference import Reference  # noqa: E402
+from dreamo_routed.minidreamo.host import small_models  # noqa: E402
 
 STEPS, LATENT, RESOLUTION = 12, (32, 32), 128
 MODEL = {"hidden_size": 256, "num_heads": 4, "axes_dim": [16, 24, 24], "depth": 4, "depth_single_blocks": 8}
 
 POLICIES = {
-    "refresh every 3 steps": SpeedSettings(refresh="every n steps", interval=3),
-    "refresh every 6 steps": SpeedSettings(refresh="every n steps", interval=6),
-    "sigma distance 0.3": SpeedSettings(refresh="sigma distance", sigma_distance=0.3),
-    "sigma distance 0.45": SpeedSettings(refresh="sigma distance", sigma_distance=0.45),
-    "drift 0.5": SpeedSettings(refresh="drift", drift=0.5),
-    "never refresh": SpeedSettings(refresh="never"),
-    "never refresh, fp8 store": SpeedSettings(refresh="never", store="fp8"),
-    "prune, margin 1": SpeedSettings(prune=True, margin=1),
-    "prune, margin 0": SpeedSettings(prune=True, margin=0),
-    "prune, margin 0, keep 0.25": SpeedSettings(prune=True, margin=0, keep_ratio=0.25),
+    "refresh every 3 steps": ReusePolicy(refresh="every n steps", interval=3),
+    "refresh every 6 steps": ReusePolicy(refresh="every n steps", interval=6),
+    "sigma distance 0.3": ReusePolicy(refresh="sigma distance", sigma_distance=0.3),
+    "sigma distance 0.45": ReusePolicy(refresh="sigma distance", sigma_distance=0.45),
+    "drift 0.5": ReusePolicy(refresh="drift", drift=0.5),
+    "never refresh": ReusePolicy(refresh="never"),
+    "never refresh, fp8 store": ReusePolicy(refresh="never", store="fp8"),
+    "prune, margin 1": ReusePolicy(prune=True, margin=1),
+    "prune, margin 0": ReusePolicy(prune=True, margin=0),
+    "prune, margin 0, keep 0.25": ReusePolicy(prune=True, margin=0, keep_ratio=0.25),
     **{f"preset {name}": settings for name, settings in PRESETS.items() if name != "exact"},
 }
 
@@ -96,7 +97,7 @@ def main() -> None:
         spread += [distance(a, b) for a in full for b in full if a is not b]
         effect += [distance(sample(patched, text, seed), full[seed]) for seed in range(ARGS.seeds)]
         for name, settings in POLICIES.items():
-            fast = with_speed(patched, settings)
+            fast = with_policy(patched, settings)
             errors[name] += [distance(sample(fast, positive, seed), full[seed]) for seed in range(ARGS.seeds)]
 
     print(

@@ -29,9 +29,9 @@ from scipy.optimize import minimize
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from dreamo_core import background, faces  # noqa: E402
-from dreamo_core.load_picture import load_picture  # noqa: E402
-from dreamo_core.references import Preparation, prepare_picture  # noqa: E402
+from dreamo_core.pictures import background, faces  # noqa: E402
+from dreamo_core.pictures.load import load_picture  # noqa: E402
+from dreamo_core.pictures.prepare import Preparation, prepare_picture  # noqa: E402
 
 OUTLINES = json.loads((REPO / "benchmarks" / "data" / "subject_outlines.json").read_text())
 MATTE = "plant.jpg"

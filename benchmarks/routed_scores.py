@@ -25,12 +25,13 @@ sys.path.insert(0, str(REPO))
 
 import nodes  # noqa: E402  the host's
 from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model  # noqa: E402
-from dreamo_routed.dreamo_core.host import mini_world  # noqa: E402
 from dreamo_routed.dreamo_core.host.lora import with_loras  # noqa: E402
 from dreamo_routed.dreamo_core.host.routing import with_routing  # noqa: E402
 from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
-from dreamo_routed.dreamo_core.references import Picture, Reference  # noqa: E402
+from dreamo_routed.dreamo_core.pictures.picture import Picture  # noqa: E402
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings  # noqa: E402
+from dreamo_routed.dreamo_core.sequence.reference import Reference  # noqa: E402
+from dreamo_routed.minidreamo.host import mini_world  # noqa: E402
 from dreamo_routed.nodes.apply import DreamOApply  # noqa: E402
 from dreamo_routed.nodes.region import FILL, DreamORegion, DreamORoutingWords  # noqa: E402
 from dreamo_routed.nodes.text import DreamOTextEncode  # noqa: E402

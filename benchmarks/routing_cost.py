@@ -50,16 +50,18 @@ def medians(variants: dict[str, Callable[[], None]], rounds: int, clock: Callabl
 
 def model_variants(device: torch.device, dtype: torch.dtype, depths: tuple[int, int], latent: int, reference: int):
     """Model calls of one step with three references: plain, reading maps, biased in both forms, and all of it."""
-    from dreamo_routed.dreamo_core.conditioning import ReferenceSetting
     from dreamo_routed.dreamo_core.host.flux import attention_for_bias
-    from dreamo_routed.dreamo_core.host.small_models import small_flux
-    from dreamo_routed.dreamo_core.patch import patched_options
-    from dreamo_routed.dreamo_core.positions import diagonal_offsets
-    from dreamo_routed.dreamo_core.routing.participant import make_routing
     from dreamo_routed.dreamo_core.routing.regions import RoutingConditioning, make_region
-    from dreamo_routed.dreamo_core.routing.settings import ROUTING_KEY, RoutingSettings
-    from dreamo_routed.dreamo_core.run import RUN_KEY, Run
-    from dreamo_routed.dreamo_core.sequence import PlacedReference, ReferenceSequence
+    from dreamo_routed.dreamo_core.routing.router import make_router
+    from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
+    from dreamo_routed.dreamo_core.run.keys import ROUTING_KEY, RUN_KEY
+    from dreamo_routed.dreamo_core.run.run import Run
+    from dreamo_routed.dreamo_core.sampling.apply_model import patched_options
+    from dreamo_routed.dreamo_core.sequence.placed import PlacedReference
+    from dreamo_routed.dreamo_core.sequence.positions import diagonal_offsets
+    from dreamo_routed.dreamo_core.sequence.reference import ReferenceSetting
+    from dreamo_routed.dreamo_core.sequence.tokens import ReferenceSequence
+    from dreamo_routed.minidreamo.host.small_models import small_flux
 
     with torch.device(device):
         patcher = small_flux(dtype=dtype, depth=depths[0], depth_single_blocks=depths[1], **TRUE_SIZE)
@@ -79,7 +81,7 @@ def model_variants(device: torch.device, dtype: torch.dtype, depths: tuple[int, 
     def call(settings: RoutingSettings | None, entry: RoutingConditioning) -> None:
         options = {RUN_KEY: Run(), "patches": {}} | ({ROUTING_KEY: settings} if settings else {})
         references = [place.setting for place in placed]
-        routing = make_routing(options, references, entry, depths, image, 1, context.shape[1], device)
+        routing = make_router(options, references, entry, depths, image, 1, context.shape[1], device)
         sequence = ReferenceSequence(
             image[0] * image[1], placed, None, [routing] if routing else [], None, attention_for_bias,
             settings.form if settings else "auto",
@@ -109,7 +111,7 @@ def cuda_clock() -> float:
 
 def part_variants() -> dict[str, Callable[[], None]]:
     """Joint attention in each form and the reading of one block's maps, at the sizes of the step on the CPU."""
-    from dreamo_routed.dreamo_core.attention import dense_attention, key_columns, low_rank_attention
+    from dreamo_routed.dreamo_core.attention.bias import dense_attention, key_columns, low_rank_attention
     from dreamo_routed.dreamo_core.routing.maps import response_maps, similarity
     from dreamo_routed.dreamo_core.routing.masks import min_max, regions_from_maps, smooth
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(REPO / "tests"))
 
 from colour_world import colour_dreamo, colour_flux, painted, solid  # noqa: E402
 from dreamo_routed.dreamo_core.host.routing import sample_routed, with_routing  # noqa: E402
-from dreamo_routed.dreamo_core.routing.pictures import colour, heat_pictures, map_picture, step_strip  # noqa: E402
+from dreamo_routed.dreamo_core.routing.drawing import colour, heat_pictures, map_picture, step_strip  # noqa: E402
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings  # noqa: E402
 from PIL import Image  # noqa: E402
 from support import apply_dreamo, make_conditioning  # noqa: E402

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
-from dreamo_core.training.checkpoint import progress
 from dreamo_core.training.config import Run, load_config
 from dreamo_core.training.engine import train
+from dreamo_core.training.resume import progress
 
 from . import art, classifier
 from .sampling import Artist, load_artist

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from dreamo_core.block_autoencoder import SCALE, SHIFT
 from dreamo_core.training.config import Run
+from dreamo_core.training.encoders import clip_ids, t5_inputs
 from dreamo_core.training.engine import build_model, load_encoders
 from dreamo_core.training.export import load_released
 from dreamo_core.training.features import Encoders
 from dreamo_core.training.model import DreamOTransformer
-from dreamo_core.training.text import clip_ids, t5_inputs
+from minidreamo.autoencoder import SCALE, SHIFT
 
 HOST_SHIFT = 1.15
 """The host's FLUX.1 default: times are shifted by exp of this."""

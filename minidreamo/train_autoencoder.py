@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from dreamo_core.block_autoencoder import BlockAutoencoder
+from minidreamo.autoencoder import BlockAutoencoder
 
 from . import art, scenes
 from .store import save_half

@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
-from dreamo_core.block_autoencoder import SCALE, SHIFT
-from dreamo_core.positions import grid_ids
+from dreamo_core.sequence.positions import grid_ids
 from dreamo_core.training import flow, weight_map
+from dreamo_core.training.encoders import T5Prompts, load_clip, load_t5
 from dreamo_core.training.model import load_transformer
-from dreamo_core.training.text import T5Prompts, load_clip, load_t5
+from minidreamo.autoencoder import SCALE, SHIFT
 
 from . import art, scenes
 from .store import save_half

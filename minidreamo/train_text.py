@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
-from dreamo_core.training.text import load_t5
+from dreamo_core.training.encoders import load_t5
 
 from . import art, scenes
 from .store import save_half

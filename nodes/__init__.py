@@ -2,13 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..dreamo_core.host.files import register_model_folder
+from ..dreamo_core.host.folders import register_model_folder
 
 # Before the loader's schema asks for the files in it.
 register_model_folder()
 
+from ..minidreamo.host.nodes import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO  # noqa: E402
 from .apply import DreamOApply  # noqa: E402
-from .demo import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402

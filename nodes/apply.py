@@ -3,8 +3,8 @@ from comfy_api.latest import io, ui
 from ..dreamo_core.host.conditioning import attach_references
 from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.host.text_encoder import used_placeholders
-from ..dreamo_core.placeholders import note_on_unnamed
-from ..dreamo_core.style import note_on_style
+from ..dreamo_core.text.placeholders import note_on_unnamed
+from ..dreamo_core.text.style import note_on_style
 from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType
 

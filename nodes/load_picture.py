@@ -1,7 +1,7 @@
 from comfy_api.latest import io, ui
 
-from ..dreamo_core.host import files
-from ..dreamo_core.load_picture import load_picture
+from ..dreamo_core.host import folders as files
+from ..dreamo_core.pictures.load import load_picture
 from .aliases import search_aliases
 
 

@@ -3,11 +3,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..dreamo_core.checkpoint import load_dreamo_model, load_lora_file
 from ..dreamo_core.checkpoint.describe import short_description, unused_message
-from ..dreamo_core.checkpoint.model import fingerprint
-from ..dreamo_core.host import files
+from ..dreamo_core.checkpoint.read import fingerprint
+from ..dreamo_core.host import folders as files
 from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
-from ..dreamo_core.host.report import report
+from ..dreamo_core.host.messages import report
 from .aliases import search_aliases
 from .types import DreamOModelType
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..dreamo_core.host.messages import say
-from ..dreamo_core.references import Picture
+from ..dreamo_core.pictures.picture import Picture
 
 
 def show(cls: type[io.ComfyNode], pictures: list[Picture]) -> dict:

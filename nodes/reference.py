@@ -1,9 +1,10 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host.prepare import prepare
+from ..dreamo_core.host.pictures import prepare
 from ..dreamo_core.host.vae import encode_reference
-from ..dreamo_core.references import DREAMO, MASK_USES, Reference, extend
-from ..dreamo_core.schedule import check_range
+from ..dreamo_core.pictures.prepare import DREAMO, MASK_USES
+from ..dreamo_core.sequence.percent import check_range
+from ..dreamo_core.sequence.reference import Reference, extend
 from .aliases import search_aliases
 from .preview import show
 from .types import DreamOReferencesType

@@ -1,11 +1,12 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.embeddings import MAX_REFERENCES
-from ..dreamo_core.host import files
-from ..dreamo_core.host.prepare import prepare
+from ..dreamo_core.flux import MAX_REFERENCES
+from ..dreamo_core.host import folders as files
+from ..dreamo_core.host.pictures import prepare
 from ..dreamo_core.host.vae import encode_reference
-from ..dreamo_core.load_picture import load_picture, pictures_in
-from ..dreamo_core.references import DREAMO, Reference, References, extend
+from ..dreamo_core.pictures.load import load_picture, pictures_in
+from ..dreamo_core.pictures.prepare import DREAMO
+from ..dreamo_core.sequence.reference import Reference, References, extend
 from .aliases import search_aliases
 from .preview import show
 from .types import DreamOReferencesType

@@ -1,9 +1,9 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.embeddings import MAX_REFERENCES
+from ..dreamo_core.flux import MAX_REFERENCES
 from ..dreamo_core.host.routing import add_region, set_words, text_pieces
 from ..dreamo_core.routing.regions import make_region
-from ..dreamo_core.routing.words import words_for_references
+from ..dreamo_core.text.words import words_for_references
 from .aliases import search_aliases
 
 FILL, FIND = "fill it", "find its place in it"

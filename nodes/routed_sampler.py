@@ -5,7 +5,7 @@ from ..dreamo_core.host.conditioning import attach_references
 from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.host.routing import sample_routed
 from ..dreamo_core.host.samplers import sampler_names, scheduler_names
-from ..dreamo_core.routing.pictures import heat_pictures, map_picture, region_masks, step_strip
+from ..dreamo_core.routing.drawing import heat_pictures, map_picture, region_masks, step_strip
 from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType, DreamORoutingMapsType
 

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host.speed import expected_cost, with_speed
-from ..dreamo_core.speed import PRESETS, REFRESH_POLICIES, STORES, SpeedSettings
+from ..dreamo_core.host.reuse import expected_cost, with_policy
+from ..dreamo_core.reuse.policy import PRESETS, REFRESH_POLICIES, STORES, ReusePolicy
 from .aliases import search_aliases
 from .types import DreamOReferencesType
 
@@ -125,8 +125,8 @@ class DreamOSpeed(io.ComfyNode):
         cls, model, preset, low_memory, references=(), width=1024, height=1024, steps=12, **advanced
     ) -> io.NodeOutput:
         chosen = advanced if preset == CUSTOM else vars(PRESETS[preset])
-        settings = SpeedSettings(**{**chosen, "low_memory": low_memory})
-        patched = with_speed(model, settings)
+        settings = ReusePolicy(**{**chosen, "low_memory": low_memory})
+        patched = with_policy(model, settings)
         if not references:
             return io.NodeOutput(patched, "Connect the chain to `references` to see what it will cost.")
         return io.NodeOutput(patched, expected_cost(patched, settings, references, width, height, steps))

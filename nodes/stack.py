@@ -1,13 +1,13 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.checkpoint.describe import unused_message
-from ..dreamo_core.checkpoint.model import fingerprint
 from ..dreamo_core.checkpoint.presets import FILES
+from ..dreamo_core.checkpoint.read import fingerprint
 from ..dreamo_core.checkpoint.stack import CHOICES, chosen, locate, read_stack
-from ..dreamo_core.host import files
+from ..dreamo_core.host import folders as files
 from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
-from ..dreamo_core.host.report import report
+from ..dreamo_core.host.messages import report
 from .aliases import search_aliases
 from .types import DreamOModelType
 

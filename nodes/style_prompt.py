@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.messages import say
-from ..dreamo_core.style import STYLE_TRIGGER, with_style_trigger
+from ..dreamo_core.text.style import STYLE_TRIGGER, with_style_trigger
 from .aliases import search_aliases
 from .types import DreamOReferencesType
 

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.text_encoder import encode_prompt, used_placeholders, with_placeholders
-from ..dreamo_core.placeholders import check_against_references
+from ..dreamo_core.text.placeholders import check_against_references
 from .aliases import search_aliases
 from .types import DreamOModelType, DreamOReferencesType
 

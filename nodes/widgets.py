@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..dreamo_core.references import BACKGROUNDS, DREAMO, PROFILES, TASKS
+from ..dreamo_core.pictures.picture import TASKS
+from ..dreamo_core.pictures.prepare import BACKGROUNDS, DREAMO, PROFILES
 
 
 def task_input(name: str = "task") -> io.Combo.Input:

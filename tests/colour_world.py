@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from dreamo_routed.dreamo_core.checkpoint import DreamOModel
-from dreamo_routed.dreamo_core.embeddings import Embeddings
-from dreamo_routed.dreamo_core.references import Picture, Reference
+from dreamo_routed.dreamo_core.pictures.picture import Picture
+from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings
+from dreamo_routed.dreamo_core.sequence.reference import Reference
 from support import small_flux
 
 HIDDEN, HEADS, DIM = 128, 4, 32

@@ -7,10 +7,13 @@ import nodes
 import torch
 from comfy.patcher_extension import WrappersMP
 from dreamo_routed.dreamo_core.checkpoint import DreamOModel
-from dreamo_routed.dreamo_core.embeddings import Embeddings
-from dreamo_routed.dreamo_core.host import small_models
-from dreamo_routed.dreamo_core.references import Picture, Reference
+from dreamo_routed.dreamo_core.pictures.picture import Picture
+from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings
+from dreamo_routed.dreamo_core.sequence.reference import Reference
+from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.apply import DreamOApply
+
+REPO = Path(__file__).resolve().parent.parent
 
 
 def make_embeddings(hidden=128, seed=7, scale=0.5):

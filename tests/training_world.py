@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import FluxTransformer2DModel
-from dreamo_routed.dreamo_core.block_autoencoder import BlockAutoencoder
 from dreamo_routed.dreamo_core.training import weight_map
+from dreamo_routed.minidreamo.autoencoder import BlockAutoencoder
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -105,6 +105,7 @@ log_every = 1
 [base]
 transformer = "base/flux.safetensors"
 autoencoder = "base/autoencoder.safetensors"
+autoencoder_class = "minidreamo.autoencoder.BlockAutoencoder"
 t5 = "base/t5.safetensors"
 clip = "base/clip.safetensors"
 t5_tokenizer = "{COMFY}/text_encoders/t5_tokenizer"

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..lora.peft_settings import WEIGHTS_NAME
 from .describe import describe
 from .download import DownloadError, download
+from .lora.peft_settings import WEIGHTS_NAME
 from .presets import DOWNLOADS, FILES, read_manifest
 
 

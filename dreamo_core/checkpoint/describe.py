@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..embeddings import INDEX_KEY, PLACEHOLDER_KEY, PLACEHOLDER_ROWS, TASK_KEY
-from ..lora.collect import listing
-from ..lora.keys import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, LoraKey, is_text_encoder_key, read_key
-from ..lora.layer import Lora
-from ..lora.peft_settings import METADATA_KEY
-from .container import SafeTensors, TensorInfo, open_safetensors
-from .model import EMBEDDING_KEYS, adapter_config_of
+from ..sequence.embeddings import INDEX_KEY, PLACEHOLDER_KEY, PLACEHOLDER_ROWS, TASK_KEY
+from .lora.collect import listing
+from .lora.keys import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, LoraKey, is_text_encoder_key, read_key
+from .lora.layer import Lora
+from .lora.peft_settings import METADATA_KEY
+from .read import EMBEDDING_KEYS, adapter_config_of
+from .safetensors import SafeTensors, TensorInfo, open_safetensors
 
 _TABLES = {TASK_KEY: "task", INDEX_KEY: "index", PLACEHOLDER_KEY: "placeholders (T5)"}
 

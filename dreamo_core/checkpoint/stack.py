@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .container import open_safetensors
-from .model import EMBEDDING_KEYS, DreamOModel, LoraFile, load_dreamo_model, load_lora_file
 from .presets import FILES, PRESETS, TURBO, ReleasedFile, missing_message
+from .read import EMBEDDING_KEYS, DreamOModel, LoraFile, load_dreamo_model, load_lora_file
+from .safetensors import open_safetensors
 
 MAIN = "dreamo"
 CUSTOM = "custom"

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..embeddings import INDEX_KEY, PLACEHOLDER_KEY, TASK_KEY, Embeddings
-from ..lora.collect import listing
-from ..lora.layer import LoraLayer
-from ..lora.peft_settings import CONFIG_NAME, WEIGHTS_NAME
-from ..lora.regroup import fuse_qkv, split_fused
-from ..lora.slots import Slot, diffusers_name
-from .model import EMBEDDINGS_NAME
+from ..sequence.embeddings import INDEX_KEY, PLACEHOLDER_KEY, TASK_KEY, Embeddings
+from .lora.collect import listing
+from .lora.layer import LoraLayer
+from .lora.peft_settings import CONFIG_NAME, WEIGHTS_NAME
+from .lora.regroup import fuse_qkv, split_fused
+from .lora.slots import Slot, diffusers_name
+from .read import EMBEDDINGS_NAME
 
 # Released keys, per original layer. The prefix is free by the format; this is the usual one.
 _RELEASED = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 import comfy.conds
 import node_helpers
 
-from ..conditioning import conditioning_for
-from ..embeddings import Embeddings
-from ..patch import CONDITIONING_KEY
-from ..placeholders import check_against_references
-from ..references import References
-from .text_encoder import PLACEHOLDERS_KEY, used_placeholders
+from ..run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY
+from ..sequence.embeddings import Embeddings
+from ..sequence.reference import References, conditioning_for
+from ..text.placeholders import check_against_references
+from .text_encoder import used_placeholders
 
 
 def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:

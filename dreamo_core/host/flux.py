@@ -12,12 +12,11 @@ import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.patcher_extension import WrappersMP
 
-from ..embeddings import Embeddings
-from ..guidance import make_cfg_range_wrapper
-from ..patch import make_apply_model_wrapper
-from ..run import outer_sample_wrapper
-
-WRAPPER_KEY = "dreamo"
+from ..run.keys import WRAPPER_KEY
+from ..run.run import outer_sample_wrapper
+from ..sampling.apply_model import make_apply_model_wrapper
+from ..sampling.cfg_range import make_cfg_range_wrapper
+from ..sequence.embeddings import Embeddings
 
 
 def attention_for_bias(attention: Callable, form: str) -> Callable:

@@ -9,9 +9,9 @@ import comfy.model_management
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from ..lora.collect import listing
-from ..lora.layer import Lora, LoraLayer
-from ..lora.slots import Slot
+from ..checkpoint.lora.collect import listing
+from ..checkpoint.lora.layer import Lora, LoraLayer
+from ..checkpoint.lora.slots import Slot
 
 _PREFIX = "diffusion_model."
 

@@ -13,12 +13,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from PIL import Image
 
-from ..routing.pictures import overlay
-from ..routing.record import RECORDER_KEY, Recorder, RoutingMaps
-from ..routing.regions import ROUTING_CONDITIONING_KEY, Region, RoutingConditioning
-from ..routing.settings import ROUTING_KEY, RoutingSettings, chosen_blocks
-from ..routing.words import TextPiece
-from .flux import WRAPPER_KEY, with_references, with_wrapper
+from ..routing.drawing import overlay
+from ..routing.record import Recorder, RoutingMaps
+from ..routing.regions import Region, RoutingConditioning
+from ..routing.settings import RoutingSettings, chosen_blocks
+from ..run.keys import RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
+from ..text.words import TextPiece
+from .flux import with_references, with_wrapper
 
 PIXELS = 8
 """FLUX.1's latent is an eighth of the picture."""

@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 
-from ..embeddings import Embeddings
-from ..placeholders import PLACEHOLDERS, PlaceholderPositions, check_spelling, mentions_placeholder, positions_from
-
-PLACEHOLDERS_KEY = "dreamo_placeholders"
-"""Name of the `PlaceholderPositions` in a conditioning's dict."""
+from ..run.keys import PLACEHOLDERS_KEY
+from ..sequence.embeddings import Embeddings
+from ..text.placeholders import PLACEHOLDERS, PlaceholderPositions, check_spelling, mentions_placeholder, positions_from
 
 _T5 = "t5xxl"
 

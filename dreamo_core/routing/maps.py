@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..positions import Grid
+from ..sequence.positions import Grid
 
 CELLS = 16
 """Smoothing looks at most at CELLS × CELLS averaged patches of the image."""

@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from ..attention import NEVER
-from ..positions import Grid
+from ..attention.bias import NEVER
+from ..sequence.positions import Grid
 from .maps import pool
 
 

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..positions import Grid
-
-RECORDER_KEY = "dreamo_routing_recorder"
-"""Where the `Recorder` of a run is in `transformer_options`, if somebody wants to look."""
+from ..sequence.positions import Grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,16 +16,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..embeddings import MAX_REFERENCES
-from ..pixels import area_resize
-from ..placeholders import PlaceholderPositions, reference_name
-from ..positions import Grid
+from ..flux import MAX_REFERENCES
+from ..pictures.pixels import area_resize
+from ..sequence.positions import Grid
+from ..text.placeholders import PlaceholderPositions, reference_name
 
 BACKGROUND = 0
-
-ROUTING_CONDITIONING_KEY = "dreamo_routing"
-"""Name of our entry in a conditioning's `model_conds`; it arrives as this keyword of `apply_model`."""
-
 
 @dataclass(frozen=True, eq=False)
 class Region:

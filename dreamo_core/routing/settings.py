@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..attention import FORMS
-from ..participants import Block
-
-ROUTING_KEY = "dreamo_routing"
-"""Where `RoutingSettings` are in a model's `transformer_options`."""
+from ..attention.bias import FORMS
+from ..attention.layout import Block
 
 SOURCES = ("references", "words", "both")
 MASKS_FROM = ("previous step", "extra first pass", "pass without references")

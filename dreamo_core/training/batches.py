@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..pruning import random_keep
+from ..sequence.pruning import random_keep
 from . import flow
 from .config import Losses, Stage, Times
 from .features import FeatureStore

@@ -26,7 +26,8 @@ class Base:
 
     Attributes:
         transformer: a safetensors file in the host's layout, or a folder of diffusers'.
-        autoencoder: a folder of diffusers' AutoencoderKL, or the mini world's file.
+        autoencoder: a folder of diffusers' AutoencoderKL, or a file of weights.
+        autoencoder_class: whose weights such a file holds: "package.module.Class".
         t5, clip: transformers folders, or safetensors files with their config in the metadata.
         text_tokens: T5 tokens a prompt is padded to.
         dtype: of the frozen transformer and T5.
@@ -40,6 +41,7 @@ class Base:
     clip_tokenizer: Path
     text_tokens: int = 512
     dtype: str = "bfloat16"
+    autoencoder_class: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from transformers import CLIPTokenizerFast, T5EncoderModel
 
 from . import flow, parallel
 from .batches import Batch, Batches
-from .checkpoint import load_checkpoint, restore_optimizer, save_checkpoint, trained
 from .config import Run, Stage
+from .encoders import T5Prompts, load_clip, load_t5, t5_inputs
 from .export import export
 from .features import Encoders, FeatureStore, file_identity, load_autoencoder
 from .losses import routing_errors, weighted_sum
 from .manifest import read_manifest
 from .model import DreamOTransformer, Prediction, load_transformer
-from .samples import Samples
-from .text import T5Prompts, load_clip, load_t5, t5_inputs
+from .preview import Samples
+from .resume import load_checkpoint, restore_optimizer, save_checkpoint, trained
 
 
 class Objective(nn.Module):
@@ -95,7 +95,7 @@ def load_encoders(run: Run) -> Encoders:
     prompts = T5Prompts(base.t5_tokenizer, t5.config.vocab_size, base.text_tokens)
     identity = "".join(map(file_identity, (base.autoencoder, base.t5, base.clip))) + str(base.text_tokens)
     return Encoders(
-        load_autoencoder(base.autoencoder), t5, prompts, load_clip(base.clip),
+        load_autoencoder(base.autoencoder, base.autoencoder_class), t5, prompts, load_clip(base.clip),
         CLIPTokenizerFast.from_pretrained(base.clip_tokenizer), identity,
     )  # fmt: skip
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import load_dreamo_model, write_dreamo, write_peft_folder
-from ..embeddings import Embeddings
-from ..lora.layer import LoraLayer
-from ..lora.slots import Slot
+from ..checkpoint.lora.layer import LoraLayer
+from ..checkpoint.lora.slots import Slot
+from ..sequence.embeddings import Embeddings
 from .model import DreamOTransformer
 from .parallel import whole
 

@@ -7,6 +7,7 @@ A file made from other data, or with other encoders, is made again.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizerFast, T5EncoderModel
 
-from ..block_autoencoder import SCALE, SHIFT, BlockAutoencoder
+from ..flux import LATENT_SCALE, LATENT_SHIFT
+from .encoders import T5Prompts, clip_ids, without_placeholders
 from .manifest import Sample
-from .text import T5Prompts, clip_ids, without_placeholders
 
 SHARD = 64
 
@@ -50,13 +51,20 @@ class KlAutoencoder:
         return self.model.decode(latent).sample
 
 
-def load_autoencoder(path: Path) -> Autoencoder:
-    """A folder of diffusers' AutoencoderKL, or the mini world's file."""
+def load_autoencoder(path: Path, kind: str = "") -> Autoencoder:
+    """A folder of diffusers' AutoencoderKL, or a file of weights for the module that `kind` names.
+
+    Args:
+        kind: "package.module.Class" of a torch module that is an `Autoencoder` and is made without arguments.
+    """
     if path.is_dir():
         return KlAutoencoder(path)
+    module, _, name = kind.rpartition(".")
+    if not module:
+        raise ValueError(f"{path} is a file; say in base.autoencoder_class whose weights it holds, or name a folder.")
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key).float() for key in file.keys()}
-    model = BlockAutoencoder()
+    model = getattr(importlib.import_module(module), name)()
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 
@@ -98,7 +106,7 @@ def encode_sample(sample: Sample, encoders: Encoders) -> dict[str, torch.Tensor]
     """Latents as the transformer sees them, token masks, and both prompts' ids and features."""
 
     def latent(path: Path) -> torch.Tensor:
-        return ((encoders.autoencoder.encode(picture_tensor(path)) - SHIFT) * SCALE)[0]
+        return ((encoders.autoencoder.encode(picture_tensor(path)) - LATENT_SHIFT) * LATENT_SCALE)[0]
 
     out = {"target": latent(sample.target)}
     tokens = out["target"].shape[-1] * out["target"].shape[-2] // 4

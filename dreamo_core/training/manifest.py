@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..embeddings import MAX_REFERENCES
-from .text import PLACEHOLDERS
+from ..flux import MAX_REFERENCES
+from .encoders import PLACEHOLDERS
 
 MULTIPLE = 16
 """Sides of pictures are multiples of this: 8 by the autoencoder, 2 by the patches."""

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..embeddings import MAX_REFERENCES, PLACEHOLDER_ROWS, Embeddings
-from ..positions import diagonal_offsets, grid_ids, token_grid
+from ..flux import MAX_REFERENCES
+from ..sequence.embeddings import PLACEHOLDER_ROWS, Embeddings
+from ..sequence.positions import diagonal_offsets, grid_ids, token_grid
 from . import flow, losses, weight_map
 
 TARGETS = (

@@ -10,7 +10,7 @@ import re
 
 import torch
 
-from ..layer_names import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
+from ..flux import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
 
 State = dict[str, torch.Tensor]
 

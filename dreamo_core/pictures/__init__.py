@@ -1,0 +1,1 @@
+"""What the model sees: from any photo to a reference picture; the only room with OpenCV."""

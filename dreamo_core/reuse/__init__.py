@@ -1,0 +1,1 @@
+"""References that cost little: keys and values kept from step to step."""

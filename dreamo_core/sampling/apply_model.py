@@ -1,0 +1,204 @@
+"""The model patch: one wrapper around the host's `apply_model` that reads what rides on the conditioning.
+
+It keeps nothing between calls but in the run's own `Run`. What a call needs is put into that call's own copy of
+`transformer_options`, so a conditioning without references, or a run that fails halfway, leaves nothing behind.
+
+`apply_model` rather than the diffusion model's forward is wrapped because the noise schedule is at hand there (for
+start and end percent) and because a compiled forward then never sees our keyword.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..attention.hook import AttentionHook
+from ..attention.strength import Strength
+from ..reuse.cache import ReferenceCache, Reuse, plan
+from ..reuse.policy import EXACT, ReusePolicy
+from ..routing.regions import RoutingConditioning
+from ..routing.router import make_router
+from ..run.keys import CONDITIONING_KEY, POLICY_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, RUN_KEY
+from ..run.memo import Memo
+from ..run.run import Run
+from ..sequence.placed import PlacedReference
+from ..sequence.positions import Grid, diagonal_offsets, token_grid
+from ..sequence.pruning import kept_tokens
+from ..sequence.reference import ReferenceConditioning, ReferenceSetting
+from ..sequence.tokens import ReferenceSequence
+
+
+def kept_of(setting: ReferenceSetting, grid: Grid, policy: ReusePolicy) -> tuple[int, ...] | None:
+    """Tokens of a reference that stay in the sequence, or None if all do."""
+    if not policy.prune or setting.foreground is None or setting.foreground.grid != grid:
+        return None
+    kept = kept_tokens(setting.foreground, policy.margin, policy.keep_ratio)
+    return None if len(kept) == grid[0] * grid[1] else kept
+
+
+def place_references(
+    conditioning: ReferenceConditioning,
+    latents: list[torch.Tensor],
+    active: list[int],
+    image_shape: torch.Size,
+    patch: int,
+    policy: ReusePolicy = EXACT,
+    memo: Memo | None = None,
+) -> tuple[int, list[PlacedReference]]:
+    """Number of image tokens, and the active references with their places on the diagonal.
+
+    A reference that is inactive in this call keeps its place, so the others do not jump when it comes or goes.
+    """
+    memo = memo or Memo()
+    image = token_grid(*image_shape[-2:], patch)
+    grids = [token_grid(*latent.shape[-2:], patch) for latent in latents]
+    offsets = diagonal_offsets(image, grids)
+    placed = []
+    for n in active:
+        key = ("kept tokens", conditioning.settings[n], grids[n], policy)
+        kept = memo.get(key, lambda key=key: kept_of(*key[1:]))
+        placed.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept))
+    return image[0] * image[1], placed
+
+
+def log_account(cache: ReferenceCache) -> None:
+    """Tell what reuse did in a run and what it held."""
+    if cache.calls:
+        where = "the computer's memory" if cache.settings.low_memory else "the device's memory"
+        logging.info(
+            f"DreamO: references ran in {cache.refreshes} of {cache.calls} model calls and were reused in the others; "
+            f"their keys and values took {cache.peak_bytes / 2**20:.0f} MiB of {where}."
+        )
+
+
+def plan_reuse(
+    sigma: float,
+    x: torch.Tensor,
+    active: list[int],
+    placed: list[PlacedReference],
+    options: dict[str, Any],
+    run: Run,
+    modulation: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+) -> Reuse | None:
+    """The call's part in keeping keys and values from step to step, or None where nothing is kept."""
+    policy: ReusePolicy = options.get(POLICY_KEY, EXACT)
+    if not policy.reuses:
+        return None
+    cache = run.part("reuse", lambda: ReferenceCache(policy, on_close=log_account))
+    signature = (tuple(active), tuple(placed), tuple(x.shape), x.dtype, x.device)
+    return plan(cache, options, sigma, signature, [r.tokens for r in placed], modulation)
+
+
+def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dict[str, Any]:
+    """A copy of `transformer_options` with this call's patches added after those already there."""
+    patches = options.get("patches", {})
+    options = {**options, "patches": {**patches, "post_input": [*patches.get("post_input", []), sequence.post_input]}}
+    if sequence.needs_attention():
+        options["optimized_attention_override"] = sequence.attention_override
+    return options
+
+
+def plain_references(latents: list[torch.Tensor] | None, method: str | None) -> ReferenceConditioning | None:
+    """What stock nodes put on a conditioning (`uxo`, as UNO has it), as if `DreamOApply` had without embeddings."""
+    if method != "uxo" or not latents:
+        return None
+    return ReferenceConditioning(tuple(ReferenceSetting(i) for i in range(1, len(latents) + 1)))
+
+
+def announcer(run: Run) -> Callable[[str], None]:
+    """Says in the log, once a run, in which form the bias on references is added."""
+    said = run.part("announced", set)
+
+    def announce(form: str) -> None:
+        if form not in said:
+            said.add(form)
+            logging.info("DreamO: the bias on references is added in its %s form.", form)
+
+    return announce
+
+
+def make_apply_model_wrapper(choose_attention, first_modulation):
+    """The wrapper for the host's APPLY_MODEL hook.
+
+    Args:
+        choose_attention: maps the host's attention function and the form of a bias to a function that takes it.
+        first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
+    """
+
+    def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        conditioning: ReferenceConditioning | None = kwargs.pop(CONDITIONING_KEY, None)
+        entry: RoutingConditioning | None = kwargs.pop(ROUTING_CONDITIONING_KEY, None)
+        options = transformer_options or {}
+        latents, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
+        policy: ReusePolicy = options.get(POLICY_KEY, EXACT)
+        if conditioning is None and (entry is not None or ROUTING_KEY in options or policy.reuses):
+            conditioning = plain_references(latents, method)
+        if conditioning is None:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+        kwargs.pop("ref_latents", None)
+        kwargs.pop("ref_latents_method", None)
+        if len(latents) != len(conditioning.settings):
+            raise ValueError(
+                f"This conditioning carries {len(latents)} reference latents but DreamO Apply put "
+                f"{len(conditioning.settings)} there; add references to the DreamO chain instead of using "
+                "ReferenceLatent on the same conditioning."
+            )
+        model, sigma = executor.class_obj, float(t.flatten()[0])
+        entry = entry or RoutingConditioning()
+        entry.check(len(conditioning.settings))
+        active = conditioning.active(sigma, model.model_sampling.percent_to_sigma)
+        if not active:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+        # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
+        run = options.get(RUN_KEY) or Run()
+        memo = run.part("memo", Memo)
+        flux = model.diffusion_model
+        count, placed = place_references(conditioning, latents, active, x.shape, flux.patch_size, policy, memo)
+        reuse = plan_reuse(sigma, x, active, placed, options, run, lambda: first_modulation(model, t, **kwargs))
+        settings = [reference.setting for reference in placed]
+        grid, depths = token_grid(*x.shape[-2:], flux.patch_size), (len(flux.double_blocks), len(flux.single_blocks))
+        entry = entry.named_by(conditioning.placeholders, len(conditioning.settings))
+        router = make_router(options, settings, entry, depths, grid, x.shape[0], c_crossattn.shape[1], x.device)
+        hooks: list[AttentionHook] = [Strength([setting.strength for setting in settings], memo)]
+        hooks += [router] if router is not None else []
+        sequence = ReferenceSequence(
+            count,
+            placed,
+            conditioning.embeddings,
+            hooks if reuse is None else [reuse, *hooks],
+            options.get("optimized_attention_override"),
+            choose_attention,
+            in_sequence=reuse is None or reuse.refresh,
+            memo=memo,
+            watch=None if reuse is None else reuse.watch,
+            form=options[ROUTING_KEY].form if ROUTING_KEY in options else "auto",
+            announce=announcer(run),
+        )
+        with_references = {**kwargs, "ref_latents": [latents[n] for n in active], "ref_latents_method": method}
+
+        def call(sequence: ReferenceSequence) -> torch.Tensor:
+            arguments = with_references if sequence.references and sequence.in_sequence else kwargs
+            return executor(x, t, c_concat, c_crossattn, control, patched_options(options, sequence), **arguments)
+
+        wanted = router.wants_pass() if router is not None else None
+        # What is kept from step to step is none of these passes' business.
+        if wanted == "extra first pass":
+            call(replace(sequence, hooks=hooks, in_sequence=True, watch=None))
+        elif wanted == "pass without references":
+            call(replace(sequence, references=(), embeddings=None, hooks=[router], watch=None))
+        if wanted is not None:
+            router.pass_done()
+        out = call(sequence)
+        if reuse is not None:
+            reuse.done(sum(depths))
+        for hook in hooks:
+            hook.finished()
+        return out
+
+    return apply_model

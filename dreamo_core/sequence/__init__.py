@@ -1,0 +1,1 @@
+"""DreamO, section 3.1: references in the token sequence, their positions and embeddings."""

@@ -1,0 +1,32 @@
+"""A reference that takes part in one model call, and its place in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .positions import Grid
+from .reference import ReferenceSetting
+
+
+@dataclass(frozen=True)
+class PlacedReference:
+    """A reference that takes part in this call, and where on the diagonal it sits.
+
+    Attributes:
+        kept: its tokens that stay in the sequence, counted row by row; None for all.
+    """
+
+    setting: ReferenceSetting
+    grid: Grid
+    offset: Grid
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> int:
+        """Number of tokens that the host makes of it."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Number of its tokens in the sequence."""
+        return self.whole if self.kept is None else len(self.kept)

@@ -1,0 +1,115 @@
+"""One reference, from the chain of nodes to what rides on a conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..flux import MAX_REFERENCES
+from ..pictures.picture import Picture
+from ..text.placeholders import PlaceholderPositions
+from .embeddings import Embeddings
+from .percent import in_range
+from .positions import token_grid
+from .pruning import Foreground, foreground_of
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One link of a `DREAMO_REFERENCES` chain.
+
+    Attributes:
+        picture: what the model sees.
+        latent: (1, 16, h/8, w/8) as the VAE gives it; the host scales it when sampling.
+        task: one of `TASKS`.
+        strength: influence on attention, 0 (as if absent) to 2; 1 leaves attention alone.
+        start_percent, end_percent: the part of sampling in which the reference takes part, 0 to 1.
+    """
+
+    picture: Picture
+    latent: torch.Tensor
+    task: str
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
+References = tuple[Reference, ...]
+
+
+def extend(chain: References, reference: Reference) -> References:
+    """The chain with one more reference; ValueError past the nine that DreamO has index rows for."""
+    if len(chain) >= MAX_REFERENCES:
+        raise ValueError(f"DreamO takes at most {MAX_REFERENCES} references and the chain already has {len(chain)}.")
+    return (*chain, reference)
+
+
+@dataclass(frozen=True)
+class ReferenceSetting:
+    """How one reference acts; the numbers are those of `Reference`.
+
+    Attributes:
+        foreground: which of its tokens show the subject; None when the whole picture is meant.
+    """
+
+    index: int
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    foreground: Foreground | None = None
+    task: str = "subject"
+
+    def is_active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
+        """Whether the reference takes part at this noise level."""
+        return self.strength > 0.0 and in_range(sigma, self.start_percent, self.end_percent, percent_to_sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceConditioning:
+    """The entry that `DreamOApply` puts beside a conditioning's reference latents.
+
+    Attributes:
+        settings: one per reference latent, in order.
+        embeddings: task and index tables, or None for plain references without them.
+        placeholders: where `[ref#i]` are among the conditioning's tokens, or None if the prompt has none; inside the
+            model, `placeholders.shift_in_model` says how far they moved.
+    """
+
+    settings: tuple[ReferenceSetting, ...]
+    embeddings: Embeddings | None = None
+    placeholders: PlaceholderPositions | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """By value: conditionings that compare equal may share one batch in the host."""
+        if not isinstance(other, ReferenceConditioning):
+            return False
+        if self.settings != other.settings or self.placeholders != other.placeholders:
+            return False
+        if self.embeddings is None or other.embeddings is None:
+            return self.embeddings is other.embeddings
+        return self.embeddings.same_as(other.embeddings)
+
+    __hash__ = None
+
+    def active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> list[int]:
+        """Positions, from 0, of the references that take part at this noise level."""
+        return [n for n, setting in enumerate(self.settings) if setting.is_active(sigma, percent_to_sigma)]
+
+
+def setting_for(index: int, reference: Reference) -> ReferenceSetting:
+    """Describe one reference for the model patch, under its index row."""
+    keep = reference.picture.keep
+    foreground = None if keep is None else foreground_of(keep, token_grid(*reference.latent.shape[-2:]))
+    return ReferenceSetting(
+        index, reference.strength, reference.start_percent, reference.end_percent, foreground, reference.task
+    )
+
+
+def conditioning_for(
+    references: References, embeddings: Embeddings | None, placeholders: PlaceholderPositions | None = None
+) -> ReferenceConditioning:
+    """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
+    settings = tuple(setting_for(i, r) for i, r in enumerate(references, start=1))
+    return ReferenceConditioning(settings, embeddings, placeholders)

@@ -1,0 +1,1 @@
+"""DreamO, section 3.3: placeholders, words of the prompt, the style sentence."""

@@ -1,0 +1,1 @@
+"""The mini world in the host: its models, and the demo nodes."""

@@ -1,0 +1,110 @@
+"""The trained mini world as host objects: what the demo loads in place of FLUX.1, its text encoders and its VAE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.ldm.models.autoencoder
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.text_encoders.flux
+import torch
+from safetensors import safe_open
+
+from ..autoencoder import BlockAutoencoder
+from .small_models import VAE_CONFIG
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "minidreamo" / "weights"
+TEXT_TOKENS = 36
+"""T5 tokens a prompt is padded to, as in training."""
+
+
+def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Float32 tensors and the config of one of the mini world's files.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        raise ValueError(
+            f"The mini world's {path} is missing; it comes with the repository, not with the "
+            "registry's archive: clone the repository, or use random weights."
+        )
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+        return tensors, json.loads((file.metadata() or {}).get("config", "{}"))
+
+
+def mini_flux() -> Any:
+    """A ModelPatcher around the mini world's transformer."""
+    state, config = read("flux")
+    model_config = comfy.supported_models.Flux(
+        {
+            "image_model": "flux",
+            "in_channels": 16,
+            "out_channels": 16,
+            "patch_size": 2,
+            "vec_in_dim": config["pooled_projection_dim"],
+            "context_in_dim": config["joint_attention_dim"],
+            "hidden_size": config["attention_head_dim"] * config["num_attention_heads"],
+            "mlp_ratio": 4.0,
+            "num_heads": config["num_attention_heads"],
+            "depth": config["num_layers"],
+            "depth_single_blocks": config["num_single_layers"],
+            "axes_dim": list(config["axes_dims_rope"]),
+            "theta": 10000,
+            "qkv_bias": True,
+            "guidance_embed": config["guidance_embeds"],
+        }
+    )
+    model_config.set_inference_dtype(torch.float32, None)
+    model = model_config.get_model({}, "")
+    model.diffusion_model.load_state_dict(state)
+    load_device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())
+
+
+def mini_text_encoders() -> Any:
+    """A CLIP of FLUX.1's kind with the mini world's T5 and CLIP-L and the real tokenizers."""
+    (t5, t5_config), (clip_l, clip_config) = read("t5"), read("clip")
+    target = SimpleNamespace(
+        params={}, clip=comfy.text_encoders.flux.FluxClipModel, tokenizer=comfy.text_encoders.flux.FluxTokenizer
+    )
+    sizes = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers")
+    clip_sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+    options = {
+        "t5xxl_model_config": {name: t5_config[name] for name in sizes},
+        "clip_l_model_config": {name: clip_config[name] for name in clip_sizes},
+        "dtype": torch.float32,
+    }
+    clip = comfy.sd.CLIP(target, tokenizer_data={"t5xxl_min_length": TEXT_TOKENS}, model_options=options)
+    for state in (t5, clip_l):
+        missing, unexpected = clip.load_sd(state)
+        # FLUX.1 takes CLIP-L's pooled output unprojected.
+        wrong = [*unexpected, *(key for key in missing if key != "text_projection.weight")]
+        if wrong:
+            raise ValueError(f"The mini world's text encoders do not fit this host: {wrong[:3]}.")
+    return clip
+
+
+class MiniVae(comfy.sd.VAE):
+    """The host's VAE around the mini world's autoencoder, which is of none of the kinds that the host knows itself."""
+
+    def __init__(self):
+        # Any small autoencoder serves to have the host set everything else up.
+        stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**VAE_CONFIG).state_dict()
+        super().__init__(sd=stand_in, config={"params": VAE_CONFIG})
+        state, _ = read("autoencoder")
+        self.first_stage_model = BlockAutoencoder().train(False)
+        self.first_stage_model.load_state_dict(state)
+        self.first_stage_model.to(self.vae_dtype)
+        self.latent_channels = 16
+        offload_device = comfy.model_management.vae_offload_device()
+        self.patcher = comfy.model_patcher.ModelPatcher(self.first_stage_model, self.device, offload_device)
+        self.size = None

@@ -1,0 +1,149 @@
+"""Strength and start/end percent of each reference, through the sampler."""
+
+import pytest
+import torch
+from comfy.ldm.flux.math import apply_rope
+from oracles.slow import slow_flux
+from support import apply_dreamo, make_chain, make_conditioning, make_model, make_reference, record, sample, small_flux
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return small_flux()
+
+
+def run(flux, references, **options):
+    patched, positive = apply_dreamo(flux, make_conditioning(), references)
+    return sample(patched, positive, **options)
+
+
+def test_strength_zero_is_no_reference_bit_for_bit(flux):
+    plain = sample(flux, make_conditioning())
+    assert torch.equal(run(flux, make_chain(3, strength=0.0)), plain)
+    assert not torch.equal(run(flux, make_chain(3)), plain)
+
+
+def test_strength_one_leaves_attention_alone(flux):
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(2))
+    patched, calls = record(patched)
+    sample(patched, positive)
+    assert all("optimized_attention_override" not in call.options for call in calls)
+
+
+def test_strength_is_smooth_between_its_ends(flux):
+    """From the sequence without the reference at 0 to the trained one at 1, without a jump."""
+    strengths = [0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0]
+    results = [run(flux, (make_reference(strength=s),), steps=1) for s in strengths]
+    whole = (results[-1] - results[0]).norm()
+    distance = [((r - results[0]).norm() / whole).item() for r in results]
+    print("\nstrength -> distance from no reference:", dict(zip(strengths, distance, strict=True)))
+    assert distance[1] < 1e-2 and abs(distance[-2] - 1) < 0.02
+    assert all(a < b for a, b in zip(distance, distance[1:], strict=False))
+
+
+def masked_slow_flux(flux, call, latents, tables, strengths, monkeypatch):
+    """The slow twin with log(strength) added to the logits, in plain softmax attention."""
+
+    def attention(q, k, v, pe, **kwargs):
+        q, k = apply_rope(q, k, pe)
+        sizes = [latent.shape[2] // 2 * (latent.shape[3] // 2) for latent in latents]
+        bias = torch.zeros(q.shape[2], q.shape[2])
+        start = q.shape[2] - sum(sizes)
+        for strength, size in zip(strengths, sizes, strict=True):
+            bias[:, start : start + size] = torch.log(torch.tensor(strength))
+            bias[start : start + size, start : start + size] = 0
+            start += size
+        weights = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + bias).softmax(-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+    monkeypatch.setattr("comfy.ldm.flux.layers.attention", attention)
+    return slow_flux(flux, call.x, call.timestep, call.context, call.y, call.guidance, latents, *tables)
+
+
+@pytest.mark.parametrize("strengths", [[0.3, 1.0, 1.7], [0.2, 0.6, 0.4]])
+def test_strength_equals_a_dense_log_bias(flux, monkeypatch, strengths):
+    references = tuple(
+        make_reference(*size, seed=n, strength=s)
+        for n, (size, s) in enumerate(zip([(8, 8), (4, 6), (6, 4)], strengths, strict=True))
+    )
+    patched, positive = apply_dreamo(flux, make_conditioning(), references)
+    patched, calls = record(patched)
+    sample(patched, positive, steps=1)
+    task, index = make_model().embeddings.task.clone(), make_model().embeddings.index
+    task[1] *= min(1, max(strengths))
+    tables = (task, index)
+    latents = [(r.latent - 0.1159) * 0.3611 for r in references]
+    theirs = masked_slow_flux(flux.model.diffusion_model, calls[0], latents, tables, strengths, monkeypatch)
+    assert (theirs - calls[0].output).abs().max() < 1e-5
+
+
+def test_an_existing_attention_override_is_called(flux):
+    seen = []
+
+    def counting(attention, q, *args, **kwargs):
+        seen.append(q.shape[-1])
+        return attention(q, *args, **kwargs)
+
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(1, strength=0.5))
+    alone = sample(patched, positive, steps=1)
+    patched = patched.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = counting
+    assert torch.equal(sample(patched, positive, steps=1), alone)
+    assert len(seen) == 6
+
+
+def test_outside_its_range_a_reference_is_not_in_the_sequence(flux):
+    first, second = make_reference(8, 8, 0, end_percent=0.4), make_reference(4, 6, 1, start_percent=0.3)
+    patched, positive = apply_dreamo(flux, make_conditioning(), (first, second))
+    patched, calls = record(patched)
+    sample(patched, positive, steps=8)
+    sampling = flux.get_model_object("model_sampling")
+    counts = set()
+    for call in calls:
+        sigma = call.timestep.item()
+        expected = [(8, 8)] * (sigma >= sampling.percent_to_sigma(0.4)) + [(4, 6)] * (
+            sigma <= sampling.percent_to_sigma(0.3)
+        )
+        assert [tuple(r.shape[2:]) for r in call.ref_latents or []] == expected
+        counts.add(len(expected))
+    assert counts == {1, 2}
+
+
+def test_a_reference_alone_in_its_range_keeps_its_place_and_index(flux):
+    """Reference 2 acts as reference 2, on its place on the diagonal, while reference 1 is out of range."""
+    references = (make_reference(8, 8, 0, strength=0.0), make_reference(4, 6, 1))
+    patched, positive = apply_dreamo(flux, make_conditioning(), references)
+    patched, calls = record(patched)
+    sample(patched, positive, steps=1)
+    model = make_model()
+    index = model.embeddings.index.clone()
+    index[1] = index[2]
+    # The slow twin has no gaps: shift reference 2 by hand through an image-sized hole in its row and column ids.
+    from oracles import slow
+
+    original = slow.slow_sequence
+
+    def with_gap(x, latents):
+        sequence, ids, owners = original(x, latents)
+        ids = ids.clone()
+        ids[torch.tensor(owners) == 1, 1:] += 4
+        return sequence, ids, owners
+
+    slow.slow_sequence = with_gap
+    try:
+        call = calls[0]
+        latents = [(references[1].latent - 0.1159) * 0.3611]
+        theirs = slow_flux(
+            flux.model.diffusion_model, call.x, call.timestep, call.context, call.y, call.guidance,
+            latents, model.embeddings.task, index,
+        )  # fmt: skip
+    finally:
+        slow.slow_sequence = original
+    assert torch.equal(theirs, call.output)
+
+
+def test_range_that_is_upside_down_is_refused():
+    from dreamo_routed.dreamo_core.sequence.percent import check_range
+
+    with pytest.raises(ValueError, match="start_percent must not be above end_percent"):
+        check_range(0.7, 0.2)
