@@ -5,7 +5,7 @@ diffusers has several; they are listed in the order of its rows.
 """
 
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159
-"""The transformer sees (latent − LATENT_SHIFT) · LATENT_SCALE, of about unit variance; sampling leaves it to the host."""
+"""The transformer sees (latent − LATENT_SHIFT) · LATENT_SCALE; when sampling, the host does that."""
 
 MAX_REFERENCES = 9
 """The released model has ten index rows; reference i uses row i, counted from 1, and row 0 is unused."""
