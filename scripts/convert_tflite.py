@@ -6,7 +6,7 @@
     python scripts/convert_tflite.py mediapipe-0.10.21-*.whl
 
 The wheel itself cannot be a dependency: it asks for numpy<2 and drags jax in. Its models (Google, Apache-2.0) are
-plain graphs of a dozen operators. Each becomes one file in `dreamo_core/weights/`: the constants in half precision
+plain graphs of a dozen operators. Each becomes one file in `dreamo_core/pictures/weights/`: the constants in half precision
 (as they are stored), and the graph as JSON in the header. Every conversion is checked against LiteRT on a random
 picture, and what LiteRT said is kept as the oracle of `tests/test_graph_net.py`.
 """
@@ -27,7 +27,7 @@ from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import save_file
 
 REPO = Path(__file__).resolve().parent.parent
-WEIGHTS = REPO / "dreamo_core" / "weights"
+WEIGHTS = REPO / "dreamo_core" / "pictures" / "weights"
 ORACLE = REPO / "tests" / "data" / "litert_outputs.safetensors"
 MODELS = {
     "face_detection": "mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite",

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ..autoencoder import BlockAutoencoder
 from .small_models import VAE_CONFIG
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "minidreamo" / "weights"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 TEXT_TOKENS = 36
 """T5 tokens a prompt is padded to, as in training."""
 
