@@ -7,8 +7,8 @@
 
 The wheel itself cannot be a dependency: it asks for numpy<2 and drags jax in. Its models (Google, Apache-2.0) are
 plain graphs of a dozen operators. Each becomes one file in `dreamo_core/pictures/weights/`: the constants in half
-precision (as they are stored), and the graph as JSON in the header. Every conversion is checked against LiteRT on a random
-picture, and what LiteRT said is kept as the oracle of `tests/test_graph_net.py`.
+precision (as they are stored), and the graph as JSON in the header. Every conversion is checked against LiteRT on a
+random picture, and what LiteRT said is kept as the oracle of `tests/pictures/test_graph_net.py`.
 """
 
 from __future__ import annotations
