@@ -38,7 +38,6 @@ boot(cpu=not ON_GPU)
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.samplers  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from dreamo_routed.dreamo_core.host.conditioning import attach_references  # noqa: E402
 from dreamo_routed.dreamo_core.host.flux import with_references  # noqa: E402
@@ -51,7 +50,7 @@ from dreamo_routed.dreamo_core.run.run import RUN_KEY  # noqa: E402
 from dreamo_routed.dreamo_core.sampling.apply_model import CONDITIONING_KEY  # noqa: E402
 from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings  # noqa: E402
 from dreamo_routed.dreamo_core.sequence.reference import Reference  # noqa: E402
-from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG  # noqa: E402
+from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG, make_flux  # noqa: E402
 
 # Height and width of the latent, and text tokens: 1024² and 512, or the same proportions at an eighth of the tokens.
 IMAGE, TEXT = ((128, 128), 512) if ON_GPU else ((48, 40), 60)
@@ -70,15 +69,13 @@ def flux() -> Any:
         "depth": ARGS.double or (19 if ON_GPU else 1), "depth_single_blocks": ARGS.single or (38 if ON_GPU else 2),
     }  # fmt: skip
     device = comfy.model_management.get_torch_device()
-    model_config = comfy.supported_models.Flux(config)
-    model_config.set_inference_dtype(torch.bfloat16 if ON_GPU else torch.float32, None)
-    model = model_config.get_model({}, "", device=device)
+    model = make_flux(config, torch.bfloat16 if ON_GPU else torch.float32, device=device)
     torch.manual_seed(0)
     for name, parameter in model.diffusion_model.named_parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(std=parameter[0].numel() ** -0.5)
         else:
-            parameter.data.fill_(1.0 if name.endswith("scale") else 0.0)
+            parameter.data.fill_(1.0 if "_norm." in name else 0.0)
     return comfy.model_patcher.ModelPatcher(model, device, device)
 
 

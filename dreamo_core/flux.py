@@ -4,6 +4,16 @@ Layers go by their original names (also the host's) and by diffusers'. Where the
 diffusers has several; they are listed in the order of its rows.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+_QK_NORM = re.compile(r"((?:query|key)_norm\.)(scale|weight)$")
+
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159
 """The transformer sees (latent − LATENT_SHIFT) · LATENT_SCALE; when sampling, the host does that."""
 
@@ -46,3 +56,21 @@ TOP = {
 
 SWAPPED_ORIGINAL, SWAPPED_DIFFUSERS = "final_layer.adaLN_modulation.1", "norm_out.linear"
 """The only layer whose rows differ: the original has (shift, scale), diffusers has (scale, shift)."""
+
+
+def released_names(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The state dict of a host's FLUX.1 under the names that released files have.
+
+    Released files call the weight of a norm of queries or keys `scale`. Hosts up to 0.27 do too; newer ones call it
+    `weight`.
+    """
+    return {_QK_NORM.sub(r"\1scale", name): value for name, value in state.items()}
+
+
+def host_names(state: Mapping[str, Value], host: Collection[str]) -> dict[str, Value]:
+    """The other way: a state dict under released names as a host's class wants it, whose parameters are `host`.
+
+    Either name is taken. What the class has under neither keeps its name, for `load_state_dict` to report.
+    """
+    ours = released_names({name: name for name in host})
+    return {ours.get(name, name): value for name, value in released_names(state).items()}

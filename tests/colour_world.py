@@ -54,8 +54,8 @@ def colour_flux(sharpness=6.0, leak=0.0):
     # q and k are brought to mean square 1, so a match of one dimension is DIM; divided by √DIM and set to `sharpness`.
     scale = (sharpness / DIM**0.5) ** 0.5
     for stream in (block.img_attn, block.txt_attn):
-        stream.norm.query_norm.scale.fill_(scale)
-        stream.norm.key_norm.scale.fill_(scale)
+        for weight in stream.norm.parameters():
+            weight.fill_(scale)
     # What has arrived from reference i is latent channel 8 + i, the same in the whole patch.
     for i in range(PAYLOAD):
         flux.final_layer.linear.weight[4 * (COLOURS + i) : 4 * (COLOURS + i) + 4, COLOURS + i] = 1

@@ -2,10 +2,9 @@
 
 import comfy.lora
 import comfy.model_patcher
-import comfy.supported_models
 import comfy.utils
 import torch
-from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG
+from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG, make_flux
 
 CONFIG = {
     **FLUX_CONFIG,
@@ -24,9 +23,7 @@ SMALL_CONFIG = {**FLUX_CONFIG, "depth": 1, "depth_single_blocks": 1}
 
 def host_model(config):
     """A FLUX.1 whose weights are shapes only."""
-    model_config = comfy.supported_models.Flux(config)
-    model_config.set_inference_dtype(torch.float32, None)
-    model = model_config.get_model({}, "", device="meta")
+    model = make_flux(config, device="meta")
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 

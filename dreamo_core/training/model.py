@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..flux import MAX_REFERENCES
+from ..flux import MAX_REFERENCES, released_names
 from ..sequence.embeddings import PLACEHOLDER_ROWS, Embeddings
 from ..sequence.positions import diagonal_offsets, grid_ids, token_grid
 from . import flow, losses, weight_map
@@ -228,7 +228,7 @@ def fuse(attn: nn.Module) -> None:
 def config_from_host(state: weight_map.State, heads: int | None, axes: tuple[int, ...]) -> dict:
     """Arguments of FluxTransformer2DModel for weights in the host's layout."""
     hidden, in_channels = state["img_in.weight"].shape
-    head = len(state["double_blocks.0.img_attn.norm.query_norm.scale"])
+    head = len(released_names(state)["double_blocks.0.img_attn.norm.query_norm.scale"])
     if sum(axes) != head or (heads is not None and heads * head != hidden):
         raise ValueError(f"The weights have heads of {head} and a width of {hidden}, not axes {axes}, heads {heads}.")
 

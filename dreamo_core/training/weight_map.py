@@ -10,7 +10,7 @@ import re
 
 import torch
 
-from ..flux import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP
+from ..flux import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP, released_names
 
 State = dict[str, torch.Tensor]
 
@@ -50,7 +50,7 @@ def _pairs(double: int, single: int):
 
 
 def to_host(state: State) -> State:
-    """Diffusers' state dict of a FluxTransformer2DModel in the host's layout.
+    """Diffusers' state dict of a FluxTransformer2DModel in the host's layout, under the names of released files.
 
     Raises:
         ValueError: a key has no counterpart.
@@ -74,12 +74,12 @@ def to_host(state: State) -> State:
 def to_diffusers(state: State) -> State:
     """The host's layout as a state dict of diffusers' FluxTransformer2DModel.
 
-    A prefix such as `model.diffusion_model.` must be gone already.
+    Under the names of released files or of any host; a prefix such as `model.diffusion_model.` must be gone already.
 
     Raises:
         ValueError: a key has no counterpart.
     """
-    left = dict(state)
+    left = released_names(state)
     out: State = {}
     hidden = state["img_in.weight"].shape[0]
     double = _blocks(state, r"double_blocks\.(\d+)\.")

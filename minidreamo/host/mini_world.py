@@ -11,13 +11,13 @@ import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import comfy.supported_models
 import comfy.text_encoders.flux
 import torch
 from safetensors import safe_open
 
+from ...dreamo_core.flux import host_names
 from ..autoencoder import BlockAutoencoder
-from .small_models import VAE_CONFIG
+from .small_models import FLUX_CONFIG, VAE_CONFIG, make_flux
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 TEXT_TOKENS = 36
@@ -44,28 +44,21 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def mini_flux() -> Any:
     """A ModelPatcher around the mini world's transformer."""
     state, config = read("flux")
-    model_config = comfy.supported_models.Flux(
+    model = make_flux(
         {
-            "image_model": "flux",
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
+            **FLUX_CONFIG,
             "vec_in_dim": config["pooled_projection_dim"],
             "context_in_dim": config["joint_attention_dim"],
             "hidden_size": config["attention_head_dim"] * config["num_attention_heads"],
-            "mlp_ratio": 4.0,
             "num_heads": config["num_attention_heads"],
             "depth": config["num_layers"],
             "depth_single_blocks": config["num_single_layers"],
             "axes_dim": list(config["axes_dims_rope"]),
-            "theta": 10000,
-            "qkv_bias": True,
             "guidance_embed": config["guidance_embeds"],
         }
     )
-    model_config.set_inference_dtype(torch.float32, None)
-    model = model_config.get_model({}, "")
-    model.diffusion_model.load_state_dict(state)
+    flux = model.diffusion_model
+    flux.load_state_dict(host_names(state, flux.state_dict().keys()))
     load_device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())
 

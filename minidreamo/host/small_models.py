@@ -5,6 +5,7 @@ Every size is a FLUX.1 size made small; nothing else differs. The pictures they 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import comfy.clip_vision
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.flux.controlnet
+import comfy.ldm.flux.model
 import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.model_patcher
@@ -42,6 +44,9 @@ FLUX_CONFIG = {
     "guidance_embed": True,
 }
 """FLUX.1-dev in small: hidden size = heads × sum of the RoPE axes."""
+
+LATER_PARAMETERS = {"txt_ids_dims": []}
+"""What newer hosts want to be told of FLUX.1 beside that, and older ones refuse: no axis counts text tokens."""
 
 DEMO_FLUX_CONFIG = {"hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1}
 """Smaller still: runs a full-size graph on a CPU in seconds."""
@@ -93,6 +98,31 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
         parameter.data.copy_(value)
 
 
+def host_config(config: dict[str, Any], parameters: type) -> dict[str, Any]:
+    """What this host's model class takes of `config`, and what it wants beside.
+
+    Args:
+        config: entries of `FLUX_CONFIG`.
+        parameters: the host's dataclass of the model's parameters.
+    """
+    taken = {"image_model", *(field.name for field in dataclasses.fields(parameters))}
+    return {name: value for name, value in (LATER_PARAMETERS | config).items() if name in taken}
+
+
+def make_flux(config: dict[str, Any], dtype: torch.dtype = torch.float32, compute: Any = None, device: Any = None):
+    """The host's FLUX.1 with weights that nobody has set.
+
+    Args:
+        config: all entries of `FLUX_CONFIG`.
+        dtype: of the weights.
+        compute: dtype of the computation, if another.
+        device: of the weights; the host's choice if None.
+    """
+    model_config = comfy.supported_models.Flux(host_config(config, comfy.ldm.flux.model.FluxParams))
+    model_config.set_inference_dtype(dtype, compute)
+    return model_config.get_model({}, "", device=device)
+
+
 def small_flux(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> Any:
     """A ModelPatcher around a small Flux with random weights.
 
@@ -101,9 +131,7 @@ def small_flux(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any)
         dtype: of weights and computation.
         config: entries of `FLUX_CONFIG` to change.
     """
-    model_config = comfy.supported_models.Flux({**FLUX_CONFIG, **config})
-    model_config.set_inference_dtype(dtype, None)
-    model = model_config.get_model({}, "")
+    model = make_flux({**FLUX_CONFIG, **config}, dtype)
     randomize(model.diffusion_model, seed)
     load_device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())
@@ -141,6 +169,7 @@ def small_controlnet(layout: str = "xlabs", seed: int = 0, **config: Any) -> Any
         raise ValueError(f"The layout is xlabs or union, got {layout}.")
     config = {**FLUX_CONFIG, **config, "depth": 1, "depth_single_blocks": 1 if union else 0}
     options = {"latent_input": True, "num_union_modes": 10, "control_latent_channels": 16} if union else {}
+    config = host_config(config, comfy.ldm.flux.model.FluxParams)
     model = comfy.ldm.flux.controlnet.ControlNetFlux(
         operations=comfy.ops.manual_cast, dtype=torch.float32, **options, **config
     )

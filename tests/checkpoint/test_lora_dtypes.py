@@ -5,11 +5,12 @@ import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
+from comfy.ldm.flux.model import FluxParams
 from comfy.model_patcher import ModelPatcher
 from dreamo_routed.dreamo_core.checkpoint.lora.layer import Lora, LoraLayer
 from dreamo_routed.dreamo_core.checkpoint.lora.slots import Slot
 from dreamo_routed.dreamo_core.host.lora import with_loras
-from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG, small_flux
+from dreamo_routed.minidreamo.host.small_models import FLUX_CONFIG, host_config, small_flux
 from lora_samples import matrices
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def merged(weights, lora, strength):
 
 def fp8_flux(state, scaled):
     """A small Flux that keeps e4m3fn weights and computes in float32, loaded as the host loads a checkpoint."""
-    config = comfy.supported_models.Flux(FLUX_CONFIG)
+    config = comfy.supported_models.Flux(host_config(FLUX_CONFIG, FluxParams))
     config.scaled_fp8 = torch.float8_e4m3fn if scaled else None
     config.set_inference_dtype(torch.float8_e4m3fn, torch.float32)
     model = config.get_model({}, "")

@@ -4,7 +4,6 @@ import json
 
 import comfy.lora
 import comfy.model_patcher
-import comfy.supported_models
 import comfy.utils
 import lora_samples
 import peft

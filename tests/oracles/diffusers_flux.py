@@ -27,6 +27,11 @@ def to_diffusers(flux):
         for part in ("weight", "bias"):
             state[f"{target}.{part}"] = source[f"{name}.{part}"]
 
+    def norm(name):
+        # The host's name of a norm's one parameter differs from version to version.
+        (found,) = (value for key, value in source.items() if key.rpartition(".")[0] == name)
+        return found
+
     def split(targets, name, sizes):
         for part in ("weight", "bias"):
             for target, piece in zip(targets, source[f"{name}.{part}"].split(sizes), strict=True):
@@ -51,7 +56,7 @@ def to_diffusers(flux):
         for target, name in (("norm_q", "img_attn.norm.query_norm"), ("norm_k", "img_attn.norm.key_norm"),
                              ("norm_added_q", "txt_attn.norm.query_norm"),
                              ("norm_added_k", "txt_attn.norm.key_norm")):  # fmt: skip
-            state[f"{to}.attn.{target}.weight"] = source[f"{of}.{name}.scale"]
+            state[f"{to}.attn.{target}.weight"] = norm(f"{of}.{name}")
         copy(f"{to}.attn.to_out.0", f"{of}.img_attn.proj")
         copy(f"{to}.attn.to_add_out", f"{of}.txt_attn.proj")
         for target, name in (("ff", "img_mlp"), ("ff_context", "txt_mlp")):
@@ -62,8 +67,8 @@ def to_diffusers(flux):
         copy(f"{to}.norm.linear", f"{of}.modulation.lin")
         mlp = source[f"{of}.linear1.bias"].shape[0] - 3 * c
         split([f"{to}.attn.to_{x}" for x in "qkv"] + [f"{to}.proj_mlp"], f"{of}.linear1", [c, c, c, mlp])
-        state[f"{to}.attn.norm_q.weight"] = source[f"{of}.norm.query_norm.scale"]
-        state[f"{to}.attn.norm_k.weight"] = source[f"{of}.norm.key_norm.scale"]
+        state[f"{to}.attn.norm_q.weight"] = norm(f"{of}.norm.query_norm")
+        state[f"{to}.attn.norm_k.weight"] = norm(f"{of}.norm.key_norm")
         copy(f"{to}.proj_out", f"{of}.linear2")
     copy("proj_out", "final_layer.linear")
     for part in ("weight", "bias"):

@@ -4,7 +4,6 @@ import dataclasses
 import re
 
 import comfy.ops
-import comfy.supported_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -130,9 +129,7 @@ def test_fp8_store_is_near(flux):
 
 def test_fp8_weights():
     """Weights in fp8, computed in bf16, as the host loads them with weight_dtype fp8_e4m3fn."""
-    model_config = comfy.supported_models.Flux({**small_models.FLUX_CONFIG})
-    model_config.set_inference_dtype(torch.float8_e4m3fn, torch.bfloat16)
-    model = model_config.get_model({}, "")
+    model = small_models.make_flux(small_models.FLUX_CONFIG, torch.float8_e4m3fn, torch.bfloat16)
     small = small_flux().model.diffusion_model.state_dict()
     model.diffusion_model.load_state_dict({key: value.to(torch.float8_e4m3fn) for key, value in small.items()})
     flux = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

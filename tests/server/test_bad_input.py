@@ -8,6 +8,8 @@ import comfy.model_patcher
 import comfy.supported_models
 import pytest
 import torch
+from comfy.ldm.chroma.model import ChromaParams
+from comfy.ldm.flux.model import FluxParams
 from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
 from dreamo_routed.dreamo_core.pictures.pixels import area_resize, reference_size
 from dreamo_routed.dreamo_core.pictures.prepare import prepare_picture
@@ -36,10 +38,10 @@ def unet(config_class, **config):
 
 def small_chroma():
     config = {
-        key: value for key, value in small_models.FLUX_CONFIG.items() if key not in ("vec_in_dim", "guidance_embed")
-    }
-    config |= {"image_model": "chroma", "in_dim": 64, "out_dim": 128, "hidden_dim": 64, "n_layers": 1}
-    model_config = comfy.supported_models.Chroma(config)
+        **small_models.FLUX_CONFIG, "image_model": "chroma", "in_dim": 64, "out_dim": 128, "hidden_dim": 64,
+        "n_layers": 1,
+    }  # fmt: skip
+    model_config = comfy.supported_models.Chroma(small_models.host_config(config, ChromaParams))
     model_config.set_inference_dtype(torch.float32, None)
     return patcher(model_config.get_model({}, ""))
 
@@ -50,7 +52,7 @@ def small_flux2():
         "axes_dim": [8, 8, 8, 8], "vec_in_dim": None, "global_modulation": True, "mlp_silu_act": True,
         "qkv_bias": False, "ops_bias": False, "default_ref_method": "index",
     }  # fmt: skip
-    model_config = comfy.supported_models.Flux2(config)
+    model_config = comfy.supported_models.Flux2(small_models.host_config(config, FluxParams))
     model_config.set_inference_dtype(torch.float32, None)
     return patcher(model_config.get_model({}, ""))
 
