@@ -3,11 +3,11 @@
 import comfy.ldm.flux.model
 import pytest
 import torch
-from dreamo_routed.dreamo_core.host import mini_world, small_models
+from dreamo_routed.dreamo_core.flux import host_names, released_names
 from dreamo_routed.dreamo_core.host.routing import with_routing
-from dreamo_routed.dreamo_core.layer_names import host_names, released_names
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
 from dreamo_routed.dreamo_core.training import weight_map
+from dreamo_routed.minidreamo.host import mini_world, small_models
 from newer_host import name_norms, newer_host, require_parameters
 from support import apply_dreamo, make_chain, make_conditioning, sample, small_flux
 
