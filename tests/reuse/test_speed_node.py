@@ -15,6 +15,7 @@ from dreamo_routed.dreamo_core.run.keys import POLICY_KEY
 from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.speed import DreamOSpeed
 from oracles.pruning import masked_reference, token_mask
+from other_models import small_chroma
 from support import (
     apply_dreamo,
     empty_latent,
@@ -62,8 +63,6 @@ def test_the_model_given_is_left_alone(flux):
 
 
 def test_other_models_are_refused_by_name():
-    from test_bad_input import small_chroma
-
     with pytest.raises(ValueError, match="need a FLUX.1 model, got Chroma"):
         speed(small_chroma())
 

@@ -2,66 +2,25 @@
 
 from types import SimpleNamespace
 
-import comfy.ldm.chroma.model
 import comfy.model_base
-import comfy.model_patcher
 import comfy.supported_models
 import pytest
 import torch
-from comfy.ldm.chroma.model import ChromaParams
-from comfy.ldm.flux.model import FluxParams
 from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model
 from dreamo_routed.dreamo_core.pictures.pixels import area_resize, reference_size
 from dreamo_routed.dreamo_core.pictures.prepare import prepare_picture
 from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.reference import DreamOReference
+from other_models import small_chroma, small_flux2, small_unet
 from safetensors.torch import save_file
 from support import apply_dreamo, make_chain, make_conditioning, make_model, make_reference, sample, small_flux
-
-SMALL_UNET = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2], "num_heads": 2, "use_spatial_transformer": True, "context_dim": 16,
-    "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
-    "use_linear_in_transformer": False, "legacy": False, "use_temporal_attention": False,
-}  # fmt: skip
-
-
-def patcher(model):
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-def unet(config_class, **config):
-    model_config = config_class({**SMALL_UNET, **config})
-    model_config.set_inference_dtype(torch.float32, None)
-    return patcher(model_config.get_model({}, ""))
-
-
-def small_chroma():
-    config = {
-        **small_models.FLUX_CONFIG, "image_model": "chroma", "in_dim": 64, "out_dim": 128, "hidden_dim": 64,
-        "n_layers": 1,
-    }  # fmt: skip
-    model_config = comfy.supported_models.Chroma(small_models.host_config(config, ChromaParams))
-    model_config.set_inference_dtype(torch.float32, None)
-    return patcher(model_config.get_model({}, ""))
-
-
-def small_flux2():
-    config = {
-        **small_models.FLUX_CONFIG, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1,
-        "axes_dim": [8, 8, 8, 8], "vec_in_dim": None, "global_modulation": True, "mlp_silu_act": True,
-        "qkv_bias": False, "ops_bias": False, "default_ref_method": "index",
-    }  # fmt: skip
-    model_config = comfy.supported_models.Flux2(small_models.host_config(config, FluxParams))
-    model_config.set_inference_dtype(torch.float32, None)
-    return patcher(model_config.get_model({}, ""))
 
 
 @pytest.mark.parametrize(
     "make, name",
     [
-        (lambda: unet(comfy.supported_models.SD15), "BaseModel"),
-        (lambda: unet(comfy.supported_models.SDXL, num_classes="sequential", adm_in_channels=32), "SDXL"),
+        (lambda: small_unet(comfy.supported_models.SD15), "BaseModel"),
+        (lambda: small_unet(comfy.supported_models.SDXL, num_classes="sequential", adm_in_channels=32), "SDXL"),
         (small_chroma, "Chroma"),
         (small_flux2, "Flux2"),
     ],
