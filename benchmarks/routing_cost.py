@@ -112,7 +112,8 @@ def cuda_clock() -> float:
 def part_variants() -> dict[str, Callable[[], None]]:
     """Joint attention in each form and the reading of one block's maps, at the sizes of the step on the CPU."""
     from dreamo_routed.dreamo_core.attention.bias import dense_attention, key_columns, low_rank_attention
-    from dreamo_routed.dreamo_core.routing.maps import response_maps, similarity
+    from dreamo_routed.dreamo_core.attention.response import response_maps
+    from dreamo_routed.dreamo_core.routing.maps import similarity
     from dreamo_routed.dreamo_core.routing.masks import min_max, regions_from_maps, smooth
 
     text, image, grid = 256, 1024, (32, 32)

@@ -1,1 +1,40 @@
-"""The DreamO method (arXiv 2504.16915) in torch: one module per idea, no host import outside `host`."""
+"""The DreamO method (arXiv 2504.16915) in torch. No file outside `host/` imports ComfyUI.
+
+The paper, section by section, and the function or class that is it:
+
+    3.1  references follow the image in one sequence      `sequence.tokens.ReferenceSequence`
+         their positions go on along the diagonal         `sequence.positions.diagonal_offsets`
+         condition embedding: task and index rows         `sequence.embeddings.Embeddings.rows_for`
+         flow matching, Eq. 1                              `training.flow.interpolate`, `training.flow.velocity`
+    3.2  response map of a reference, Eq. 2               `attention.response.response_maps`
+         routing loss, Eq. 3                              `training.losses.routing_errors`
+    3.3  placeholders: tokens and rows                    `text.placeholders.PLACEHOLDERS`
+         placeholder loss, Eq. 4                          `training.losses.placeholder_errors`
+         all losses, Eq. 5                                `training.losses.weighted_sum`
+         progressive training, stage by stage             `training.engine.train`
+         reference tokens dropped in the quality stage    `sequence.pruning.random_keep`
+
+Routing while sampling, after RealCustom++ (arXiv 2408.09744):
+
+         self-attention refines a map, Eq. 14             `routing.masks.smooth`
+         top γ with max normalisation, Eq. 15             `routing.masks.top_gamma`, `routing.masks.max_norm`
+         several subjects without overlap, Algorithm 1    `routing.masks.assign`
+         read, decide and bias in one model call          `routing.router.Router`
+
+Ours:
+
+         a bias of rank n on the keys of n references     `attention.bias.low_rank_attention`
+         strength of a reference                          `attention.strength.Strength`
+         keys and values kept from step to step           `reuse.cache.Reuse`, `reuse.policy.ReusePolicy`
+         background tokens left out                       `sequence.pruning.kept_tokens`
+         the model call that puts all of it together      `sampling.apply_model.make_apply_model_wrapper`
+
+The rooms, top to bottom; a room imports from those below it (`pyproject.toml` has the rule, the tests check it):
+
+    host/                    the one adapter; nodes/ and minidreamo/host/ alone import it
+    sampling/  training/     the model call; the paper's training
+    routing/   checkpoint/   maps, masks, regions, router; files and LoRA
+    reuse/     sequence/     policy, cache, store, cost; section 3.1
+    attention/ text/         bias, layout, hooks, response maps; section 3.3
+    run/  pictures/  flux.py state of a run; what the model sees (the only room with OpenCV); names and sizes of FLUX.1
+"""

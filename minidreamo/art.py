@@ -111,10 +111,6 @@ class Art:
     cutouts: np.ndarray
     trained: np.ndarray
 
-    @property
-    def held_out_subjects(self) -> list[int]:
-        return [n for n in range(len(self.names)) if not self.trained[n].any()]
-
 
 def load(cache: Path) -> Art:
     path = cache / "art.safetensors"

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreamo_core.text.style import STYLE_TRIGGER
+
 from . import art, scenes
 
 SHARES = {"subject": 0.3, "pair": 0.42, "triple": 0.1, "style": 0.18}
 LONGEST_PROMPT = 92
 """Letters; keeps every prompt within 36 T5 tokens. Only some of the triples are drawn again for it."""
-STYLE_START = "generate a same style image. "
+STYLE_START = f"{STYLE_TRIGGER} "
 """How the released model is told about a style reference."""
 
 

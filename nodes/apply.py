@@ -51,6 +51,6 @@ class DreamOApply(io.ComfyNode):
         notes = [
             PLAIN if embeddings is None else "",
             note_on_unnamed(used, len(references)) if used else "",
-            note_on_style(references, embeddings is not None),
+            note_on_style([reference.task for reference in references], embeddings is not None),
         ]
         return io.NodeOutput(patched, attached, ui=ui.PreviewText("\n".join(note for note in notes if note)))

@@ -34,20 +34,20 @@ _IMPOSTORS = (
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header says of a tensor: dtype by the format's name ("BF16"), shape, size in bytes."""
+    """What the header says of a tensor: dtype by the format's name ("BF16") and shape."""
 
     dtype: str
     shape: tuple[int, ...]
-    bytes: int
 
 
 class SafeTensors:
     """An open safetensors file."""
 
-    def __init__(self, name: str, handle: Any, infos: dict[str, TensorInfo], metadata: dict[str, str]):
+    def __init__(self, name: str, handle: Any):
         self.name = name
-        self.infos = infos
-        self.metadata = metadata
+        self.metadata: dict[str, str] = handle.metadata() or {}
+        slices = ((key, handle.get_slice(key)) for key in handle.keys())  # noqa: SIM118
+        self.infos = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices}
         self._handle = handle
 
     def tensor(self, key: str) -> torch.Tensor:
@@ -62,48 +62,45 @@ class SafeTensors:
         return self._handle.get_slice(key)[max(shape[0] - count, 0) :].clone()
 
 
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"it has duplicate keys: {listing(twice)}")
-    return dict(pairs)
-
-
-def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors and metadata by the header; ValueError in words that continue "FILE cannot be used: "."""
+def _what_is_wrong(path: Path) -> str:
+    """Why the library refused a file, in words that continue "FILE cannot be used: "; empty if only it knows."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(32)
-        if not start:
-            raise ValueError("it is empty")
         length = int.from_bytes(start[:8], "little")
+        if not start:
+            return "it is empty"
         if size < 8 or not 2 <= length <= _MAX_HEADER:
-            # Only now: the length of an honest header may begin with any byte, "<" for one.
-            for magic, what in _IMPOSTORS:
-                if start.startswith(magic):
-                    raise ValueError(f"it is {what}")
-            raise ValueError("it does not begin with a safetensors header, so it is another kind of file or damaged")
+            what = next((what for magic, what in _IMPOSTORS if start.startswith(magic)), "")
+            what = what or "another kind of file or damaged: it does not begin with a safetensors header"
+            return f"it is {what}"
         if size < 8 + length:
-            raise ValueError(f"it is truncated: {size} bytes are there, its header alone takes {8 + length}")
+            return f"it is truncated: {size} bytes are there, its header alone takes {8 + length}"
         file.seek(8)
         text = file.read(length)
+    names: list[str] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Called for the header itself last.
+        names[:] = [name for name, _ in pairs]
+        return dict(pairs)
+
     try:
-        header = json.loads(text, object_pairs_hook=_reject_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError("its header is not JSON, so it is damaged") from error
+        header = json.loads(text, object_pairs_hook=remember)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return "its header is not JSON, so it is damaged"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        return f"it has duplicate keys: {listing(twice)}"
     try:
-        metadata = header.pop("__metadata__", {})
-        infos = {
-            key: TensorInfo(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for key, entry in header.items()
-        }
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0) + 8 + length
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError("its header does not describe tensors, so it is damaged") from error
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        end = max(ends, default=0) + 8 + length
+    except (AttributeError, KeyError, TypeError, IndexError):
+        return "its header does not describe tensors, so it is damaged"
     if size != end:
         problem = "truncated" if size < end else "damaged"
-        raise ValueError(f"it is {problem}: {size} bytes are there, its header describes {end}")
-    return infos, metadata
+        return f"it is {problem}: {size} bytes are there, its header describes {end}"
+    return ""
 
 
 @contextmanager
@@ -111,16 +108,15 @@ def open_safetensors(path: Path) -> Iterator[SafeTensors]:
     """Open a file for reading.
 
     Raises:
-        ValueError: it is not there, not a complete safetensors file, or names a tensor twice.
+        ValueError: it is not there, or not a complete safetensors file.
     """
     try:
-        infos, metadata = _read_header(path)
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used: {error}. Download it again.") from error
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read ({error.strerror or error}).") from error
-    try:
         with safe_open(path, framework="pt") as handle:
-            yield SafeTensors(path.name, handle, infos, metadata)
+            yield SafeTensors(path.name, handle)
     except SafetensorError as error:
-        raise ValueError(f"{path.name} cannot be used: it is damaged ({error}). Download it again.") from error
+        why = _what_is_wrong(path) or f"it is damaged ({error})"
+        raise ValueError(f"{path.name} cannot be used: {why}. Download it again.") from error
+    except OSError as error:
+        # The library puts the whole path into its own words.
+        reason = "No such file or directory" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise ValueError(f"{path.name} cannot be read ({reason}).") from error

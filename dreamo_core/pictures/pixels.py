@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -77,56 +78,31 @@ def centre_crop(image: torch.Tensor) -> torch.Tensor:
     return image[:, top : top + height, left : left + width]
 
 
-ROWS_AT_ONCE = 32
-"""Target rows that `area_resize` makes in one go: a picture of any size takes little memory beside itself."""
-
-
-def _shrinking_weights(source: int, targets: torch.Tensor, target: int) -> torch.Tensor:
-    """How much of each source pixel lies in the box of each of `targets`: (n, source), float64."""
-    scale = source / target
-    pixels = torch.arange(source, dtype=torch.float64)
-    low = torch.maximum((targets * scale)[:, None], pixels)
-    high = torch.minimum(((targets + 1) * scale)[:, None], pixels + 1)
-    weights = (high - low).clamp(min=0)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def _enlarging_weights(source: int, targets: torch.Tensor, target: int) -> torch.Tensor:
-    """OpenCV's rule where a side grows: each target pixel is one source pixel, or two that meet in it."""
-    zoom = target / source
-    first = (targets * (1 / zoom)).floor().long()
-    second_share = (targets + 1 - (first + 1) * zoom).float()
-    second_share = torch.where(second_share > 0, second_share - second_share.floor(), 0).double()
-    second_share[first >= source - 1] = 0
-    first = first.clamp(max=source - 1)
-    weights = torch.zeros(len(targets), source, dtype=torch.float64)
-    weights.scatter_(1, first[:, None], (1 - second_share)[:, None])
-    return weights.scatter_add_(1, (first + 1).clamp(max=source - 1)[:, None], second_share[:, None])
+BAND = 1024
+"""Rows that are put on white at once: a large picture is not copied whole."""
 
 
 def area_resize(image: torch.Tensor, height: int, width: int, keep: torch.Tensor | None = None) -> torch.Tensor:
-    """Resize (b, h, w, c) as OpenCV's INTER_AREA does: exact box averages, and its own rule where a side grows.
+    """Resize (b, h, w, c) with OpenCV's INTER_AREA, as the reference implementation does; float32.
 
     Args:
-        image: (b, h, w, c); with `keep` c is 3.
-        keep: (b, h, w) in [0, 1]; what it drops is put on white first, so that no fringe of it is mixed in.
+        image: (b, h, w, c); with `keep` b is 1 and c is 3.
+        keep: (1, h, w) in [0, 1]; what it drops is put on white first, so that no fringe of it is mixed in.
     """
+
+    def resized(pixels: torch.Tensor, rows: int) -> torch.Tensor:
+        planes = [cv2.resize(p, (width, rows), interpolation=cv2.INTER_AREA) for p in pixels.float().cpu().numpy()]
+        return torch.from_numpy(np.stack(planes)).reshape(len(planes), rows, width, -1).to(image.device)
+
     if image.shape[1:3] == (height, width):
         return image if keep is None else on_white(image, keep)
-    grows = height > image.shape[1] or width > image.shape[2]
-    weights = _enlarging_weights if grows else _shrinking_weights
-    columns = weights(image.shape[2], torch.arange(width, dtype=torch.float64), width).to(image).float()
-    resized = []
-    for targets in torch.arange(height, dtype=torch.float64).split(ROWS_AT_ONCE):
-        rows = weights(image.shape[1], targets, height)
-        used = rows.any(dim=0).nonzero()
-        source = slice(int(used[0]), int(used[-1]) + 1)
-        strip = image[:, source].float()
-        if keep is not None:
-            strip = on_white(strip, keep[:, source])
-        strip = torch.einsum("th,bhwc->btwc", rows[:, source].to(strip), strip)
-        resized.append(torch.einsum("vw,btwc->btvc", columns, strip))
-    return torch.cat(resized, dim=1)
+    if keep is None:
+        return resized(image, height)
+    if height > image.shape[1] or width > image.shape[2]:
+        return resized(on_white(image, keep), height)
+    # Averages of areas are averages along one side of averages along the other.
+    bands = zip(image.split(BAND, dim=1), keep.split(BAND, dim=1), strict=True)
+    return resized(torch.cat([resized(on_white(band, part), band.shape[1]) for band, part in bands], dim=1), height)
 
 
 def split_alpha(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

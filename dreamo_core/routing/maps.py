@@ -1,7 +1,4 @@
-"""Where in the image a reference, or a word, is answered: response maps, as matrix-vector products.
-
-No map ever needs a full attention matrix: averaging over a reference's queries first gives one vector a head.
-"""
+"""Where in the image a word is answered, and which image tokens look alike: without a full attention matrix."""
 
 from __future__ import annotations
 
@@ -10,29 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ..attention.response import mean_logits
 from ..sequence.positions import Grid
 
 CELLS = 16
 """Smoothing looks at most at CELLS × CELLS averaged patches of the image."""
-
-
-def response_maps(
-    q: torch.Tensor, k: torch.Tensor, image: tuple[int, int], references: Sequence[tuple[int, int]]
-) -> torch.Tensor:
-    """M_i = mean over the tokens of reference i of Q_cond,i K_imgᵀ / √d, averaged over heads (DreamO, Eq. 2).
-
-    The mean over queries is taken first; the product is linear, so it is the same.
-
-    Args:
-        q, k: (b, heads, l, d), after RoPE.
-        image: first and one-past-last image token.
-        references: the same for each reference.
-
-    Returns:
-        (b, r, n) float32, in units of logits.
-    """
-    means = torch.stack([q[:, :, start:end].mean(2) for start, end in references], dim=2)
-    return _mean_logits(means, k[:, :, image[0] : image[1]])
 
 
 def word_maps(
@@ -60,12 +39,7 @@ def word_maps(
     """
     everything = k[:, :, prompt[0] : prompt[1]].mean(2)
     means = torch.stack([k[:, :, list(at)].mean(2) - everything for at in words], dim=2)
-    return _mean_logits(means, q[:, :, image[0] : image[1]])
-
-
-def _mean_logits(vectors: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean over heads of vectors · tokens / √d: (b, heads, r, d) and (b, heads, n, d) to (b, r, n) float32."""
-    return (vectors @ tokens.transpose(-1, -2)).float().mean(1) / math.sqrt(tokens.shape[-1])
+    return mean_logits(means, q[:, :, image[0] : image[1]])
 
 
 def _pooled_grid(grid: Grid) -> Grid:

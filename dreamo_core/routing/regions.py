@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..flux import MAX_REFERENCES
-from ..pictures.pixels import area_resize
+from ..sequence.coverage import coverage
 from ..sequence.positions import Grid
 from ..text.placeholders import PlaceholderPositions, reference_name
 
@@ -140,7 +140,7 @@ def on_grid(
         (h, w, y, x), rows, columns = area, mask.shape[1] / full[0], mask.shape[2] / full[1]
         top, left = int(y * rows), int(x * columns)
         mask = mask[:, top : max(top + 1, round((y + h) * rows)), left : max(left + 1, round((x + w) * columns))]
-    covered = area_resize(mask.unsqueeze(-1), *grid).flatten(1)
+    covered = coverage(mask, grid).flatten(1)
     return (covered >= 0.5).to(covered) if region.hard else covered
 
 

@@ -10,12 +10,13 @@ import torch
 
 from ..attention.hook import AttentionHook
 from ..attention.layout import Block, Layout
+from ..attention.response import response_maps
 from ..run.keys import RECORDER_KEY, ROUTING_KEY, RUN_KEY
 from ..run.run import Run
 from ..sequence.positions import Grid
 from ..sequence.reference import ReferenceSetting
 from ..text.placeholders import shift_in_model
-from .maps import response_maps, similarity, word_maps
+from .maps import similarity, word_maps
 from .masks import blend, log_influence, min_max, regions_from_maps, smooth
 from .record import Recorder, RoutingStep, as_planes
 from .regions import RoutingConditioning, influence, paint

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..pictures.pixels import area_resize
+from .coverage import coverage
 from .positions import Grid
 
 BACKGROUND = 0.01
@@ -37,8 +37,8 @@ class Foreground:
 
 def foreground_of(keep: torch.Tensor, grid: Grid) -> Foreground:
     """The part of each token's patch that `keep` (1, h, w; 1 where the subject is) selects, by area."""
-    coverage = area_resize(keep.unsqueeze(-1).float(), *grid).clamp(0, 1).mul(255).ceil().to(torch.uint8)
-    return Foreground(grid, coverage.flatten().cpu().numpy().tobytes())
+    covered = coverage(keep, grid).clamp(0, 1).mul(255).ceil().to(torch.uint8)
+    return Foreground(grid, covered.flatten().cpu().numpy().tobytes())
 
 
 def grow(mask: torch.Tensor, margin: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..sequence.reference import References
+from collections.abc import Sequence
 
 STYLE_TRIGGER = "generate a same style image."
 """DreamO's training data has it."""
@@ -18,20 +18,20 @@ def with_style_trigger(prompt: str) -> str:
     return prompt if has_style_trigger(prompt) else f"{STYLE_TRIGGER} {prompt}".strip()
 
 
-def note_on_style(references: References, dreamo: bool) -> str:
+def note_on_style(tasks: Sequence[str], dreamo: bool) -> str:
     """A line for the user where a style reference is used as its model was not trained for; empty if all is well.
 
     Args:
-        references: the chain.
+        tasks: of the chain's references.
         dreamo: whether DreamO's embeddings go with it; without them it is read by UNO or USO.
     """
-    styles = sum(reference.task == "style" for reference in references)
+    styles = sum(task == "style" for task in tasks)
     if styles and not dreamo:
         return (
             "A style reference is in the chain, but UNO has no style task and USO takes styles through the host's "
             "USOStyleReference; here it acts like any other picture."
         )
-    if styles and styles < len(references):
+    if styles and styles < len(tasks):
         return (
             "DreamO was not trained to combine a style reference with others; expect the style to be weak. "
             "USOStyleReference is another way to give the style."

@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..text.style import with_style_trigger
 from .manifest import MULTIPLE
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-STYLE_START = "generate a same style image. "
-"""How the released model is told about a style reference."""
 
 
 def fitted(picture: Image.Image, size: int) -> Image.Image:
@@ -114,7 +113,7 @@ def style(path: Path, out: Path, name: str, size: int) -> str:
         raise ValueError(f"{path.parent.name} has one picture; a style needs two or more")
     seed = int.from_bytes(name.encode(), "big") % 2**32
     reference = others[np.random.default_rng(seed).integers(len(others))]
-    return _line(out, name, "style", STYLE_START + _prompt(path), Image.open(path), Image.open(reference), size)
+    return _line(out, name, "style", with_style_trigger(_prompt(path)), Image.open(path), Image.open(reference), size)
 
 
 def reconstruct(path: Path, out: Path, name: str, size: int) -> str:

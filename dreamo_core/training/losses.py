@@ -1,6 +1,4 @@
-"""The losses beside flow matching: routing (DreamO, Eq. 2 and 3) and placeholders (Eq. 4).
-
-Nothing of the size of the attention matrix is made: the mean over a reference's tokens is taken before the product.
+"""The losses beside flow matching: routing (DreamO, Eq. 3) and placeholders (Eq. 4).
 """
 
 from __future__ import annotations
@@ -8,20 +6,6 @@ from __future__ import annotations
 import math
 
 import torch
-
-
-def response_map(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Eq. 2: how much each image token is looked at by one reference; heads averaged.
-
-    Args:
-        queries: (b, l, h, d) of the reference's tokens, as attention sees them (normed and rotated).
-        keys: (b, n, h, d) of the image tokens, likewise.
-
-    Returns:
-        (b, n): the mean over l and h of q kᵀ / √d.
-    """
-    heads, width = queries.shape[-2:]
-    return torch.einsum("bhd,bnhd->bn", queries.mean(1), keys) / (heads * math.sqrt(width))
 
 
 def routing_errors(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

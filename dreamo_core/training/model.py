@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..attention.response import response_maps
 from ..flux import MAX_REFERENCES, released_names
 from ..sequence.embeddings import PLACEHOLDER_ROWS, Embeddings
 from ..sequence.positions import diagonal_offsets, grid_ids, token_grid
@@ -51,8 +52,8 @@ class Probe:
 
     def read(self, queries: torch.Tensor, keys: torch.Tensor) -> None:
         """Take what is needed from (b, l, h, d) queries and keys."""
-        image = keys[:, self.text : self.text + self.image]
-        maps = torch.stack([losses.response_map(queries[:, a:b], image) for a, b in self.spans], 1)
+        image = (self.text, self.text + self.image)
+        maps = response_maps(queries.transpose(1, 2), keys.transpose(1, 2), image, self.spans)
         rows = torch.arange(len(keys), device=keys.device)[:, None]
         present = self.positions >= 0
         holders = keys[rows, self.positions.clamp(min=0)]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dreamo_routed.dreamo_core.pictures.pixels import area_resize, limited_size, on_white, reference_size
+from dreamo_routed.dreamo_core.pictures.pixels import BAND, area_resize, limited_size, on_white, reference_size
+from dreamo_routed.dreamo_core.sequence.coverage import coverage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -82,12 +83,18 @@ def test_white_goes_in_before_the_resize():
     assert torch.allclose(together, one_after_the_other, atol=1e-6)
 
 
-def test_strips_do_not_show():
-    """Taller than one strip of rows, and all at once by plain matrices, are the same."""
-    image = torch.rand(1, 500, 30, 3, dtype=torch.float64)
-    edges = torch.arange(101, dtype=torch.float64) * 5
-    matrix = torch.zeros(100, 500, dtype=torch.float64)
-    for t in range(100):
-        matrix[t, int(edges[t]) : int(edges[t + 1])] = 1 / 5
-    plain = torch.einsum("th,bhwc->btwc", matrix, image)
-    assert torch.allclose(area_resize(image.float(), 100, 30).double(), plain, atol=1e-6)
+def test_bands_do_not_show():
+    """A picture put on white in bands, and whole, are the same."""
+    image, keep = torch.rand(1, 2 * BAND + 37, 30, 3), torch.rand(1, 2 * BAND + 37, 30)
+    whole = area_resize(on_white(image, keep), 100, 16)
+    assert torch.allclose(area_resize(image, 100, 16, keep=keep), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(32, 26), (3, 50), (64, 64)])
+@pytest.mark.parametrize("size", [(512, 416), (37, 50), (1, 1)])
+def test_coverage_of_tokens_is_the_mean_over_their_area(size, grid):
+    """Against the mask enlarged until tokens and pixels both are whole numbers of it."""
+    mask = torch.rand(2, *size)
+    fine = mask.repeat_interleave(grid[0], dim=1).repeat_interleave(grid[1], dim=2)
+    slow = fine.reshape(2, grid[0], size[0], grid[1], size[1]).mean((2, 4))
+    assert torch.allclose(coverage(mask, grid), slow, atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from dreamo_routed.dreamo_core.attention.bias import NEVER
 from dreamo_routed.dreamo_core.attention.layout import Block
+from dreamo_routed.dreamo_core.attention.response import response_maps
 from dreamo_routed.dreamo_core.routing import maps, masks
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings, chosen_blocks
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ def qk():
 
 def test_response_maps_are_equation_2(qk):
     q, k = qk
-    ours = maps.response_maps(q, k, IMAGE, REFERENCES)
+    ours = response_maps(q, k, IMAGE, REFERENCES)
     for b in range(B):
         for i, (start, end) in enumerate(REFERENCES):
             for n in range(*IMAGE):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from dreamo_routed.dreamo_core.attention.response import response_maps
 from dreamo_routed.dreamo_core.flux import released_names
 from dreamo_routed.dreamo_core.sequence.positions import grid_ids
 from dreamo_routed.dreamo_core.training import flow, losses, weight_map
@@ -143,9 +144,8 @@ def test_the_probe_reads_the_right_tokens(host):
     for layer, block in enumerate([1, 3]):
         queries, keys = whole[block]
         for n, start in enumerate([31, 37]):
-            torch.testing.assert_close(
-                seen.maps[layer, :, n], losses.response_map(queries[:, start : start + 6], keys[:, 7:31])
-            )
+            one = response_maps(queries.transpose(1, 2), keys.transpose(1, 2), (7, 31), [(start, start + 6)])
+            torch.testing.assert_close(seen.maps[layer, :, n], one[:, 0])
         both = losses.placeholder_errors(
             queries[:1, 37:43], keys[:1, [2, 5]], torch.ones(1, 2, dtype=torch.bool), own=1
         )
