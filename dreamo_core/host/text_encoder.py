@@ -17,6 +17,7 @@ import torch
 from ..run.keys import PLACEHOLDERS_KEY
 from ..sequence.embeddings import Embeddings
 from ..text.placeholders import PLACEHOLDERS, PlaceholderPositions, check_spelling, mentions_placeholder, positions_from
+from ..text.tokens import add_placeholders
 
 _T5 = "t5xxl"
 
@@ -37,7 +38,7 @@ def _copy_as(mixin: type, instance: Any) -> Any:
 class PlaceholderTokenizer:
     """Goes in front of the host's T5 tokenizer class: each placeholder becomes one token, which is its trained row.
 
-    Where text is cut around a placeholder is up to transformers' own added tokens, as in the reference implementation.
+    Where text is cut around a placeholder: `text.tokens`.
 
     Attributes:
         placeholder_rows: the (d,) row of each placeholder, by name.
@@ -127,9 +128,7 @@ def with_placeholders(clip: Any, embeddings: Embeddings, source: str) -> Any:
         )
     t5 = _copy_as(PlaceholderTokenizer, clip.tokenizer.t5xxl)
     t5.tokenizer = copy.deepcopy(t5.tokenizer)
-    t5.tokenizer.add_tokens(list(PLACEHOLDERS), special_tokens=False)
-    ids = t5.tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
-    t5.placeholder_ids = dict(zip(PLACEHOLDERS, ids, strict=True))
+    t5.placeholder_ids = add_placeholders(t5.tokenizer)
     t5.placeholder_rows = dict(zip(PLACEHOLDERS, embeddings.placeholders.unbind(), strict=True))
 
     clip = _copy_as(PlaceholderClip, clip.clone())

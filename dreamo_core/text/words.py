@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SPACE = "▁"
+SPACE = "▁"
 """How T5's vocabulary spells the space in front of a word."""
 
 
@@ -29,7 +29,7 @@ def positions_of(pieces: Sequence[TextPiece], phrase: str) -> tuple[int, ...]:
         raise ValueError("A word to look for is empty.")
     text, owners = "", []
     for at, piece in enumerate(pieces):
-        spelling = "\0" if piece.spelling is None else piece.spelling.replace(_SPACE, " ").casefold()
+        spelling = "\0" if piece.spelling is None else piece.spelling.replace(SPACE, " ").casefold()
         text += spelling
         owners += [at] * len(spelling)
     found: dict[int, None] = {}

@@ -12,9 +12,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast, T5Config, T5EncoderModel, T5TokenizerFast
 
-from ..sequence.embeddings import PLACEHOLDER_ROWS
+from ..text.tokens import add_placeholders
 
-PLACEHOLDERS = tuple(f"[ref#{n}]" for n in range(1, PLACEHOLDER_ROWS)) + ("[res]",)
 _MARK = re.compile(r"\s*(\bfrom\s+)?\[(ref#\d|res)\]")
 
 
@@ -47,8 +46,7 @@ class T5Prompts:
 
     def __init__(self, folder: Path, vocabulary: int, length: int):
         self.tokenizer = T5TokenizerFast.from_pretrained(folder)
-        self.tokenizer.add_tokens(list(PLACEHOLDERS), special_tokens=False)
-        self.numbers = {id: n for n, id in enumerate(self.tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS)))}
+        self.numbers = {id: n for n, id in enumerate(add_placeholders(self.tokenizer).values())}
         self.vocabulary = vocabulary
         self.length = length
 

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from ..flux import MAX_REFERENCES
-from .encoders import PLACEHOLDERS
+from ..text.placeholders import PLACEHOLDERS
 
 MULTIPLE = 16
 """Sides of pictures are multiples of this: 8 by the autoencoder, 2 by the patches."""

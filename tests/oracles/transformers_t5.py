@@ -1,11 +1,16 @@
-"""The reference implementation's way: transformers' T5, its tokenizer extended and its table resized."""
+"""The reference implementation's way: transformers' T5, its tokenizer extended and its table resized.
+
+The tokenizer is the published file, run as it is: transformers 5 makes another one of it.
+"""
 
 from pathlib import Path
 
 import comfy.text_encoders.flux
 import torch
-from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+from tokenizers import Tokenizer
+from transformers import T5Config, T5EncoderModel
 
+PAD, END = 0, 1
 TOKENS = [f"[ref#{i}]" for i in range(1, 10)] + ["[res]"]
 
 
@@ -19,7 +24,7 @@ class TransformersT5:
 
     def __init__(self, host_t5, rows):
         folder = Path(comfy.text_encoders.flux.__file__).parent / "t5_tokenizer"
-        self.tokenizer = T5TokenizerFast.from_pretrained(folder)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = T5Config(
             vocab_size=32128,
             d_model=64,
@@ -35,15 +40,16 @@ class TransformersT5:
         keys = self.model.load_state_dict(host_t5.state_dict(), strict=False)
         # The input table under its second name.
         assert set(keys.missing_keys) <= {"encoder.embed_tokens.weight"} and not keys.unexpected_keys
-        self.tokenizer.add_tokens(TOKENS, special_tokens=False)
-        self.model.resize_token_embeddings(len(self.tokenizer))
+        self.tokenizer.add_tokens(TOKENS)
+        size = self.tokenizer.get_vocab_size()
+        self.model.resize_token_embeddings(size)
         self.model.get_input_embeddings().weight.data[-len(TOKENS) :] = rows
-        self.first_new = len(self.tokenizer) - len(TOKENS)
+        self.first_new = size - len(TOKENS)
 
     def ids(self, prompt, minimum=256):
         """Token ids, padded as the host does: at least 256, nothing cut off."""
-        ids = self.tokenizer(prompt)["input_ids"]
-        return ids + [self.tokenizer.pad_token_id] * (minimum - len(ids))
+        ids = self.tokenizer.encode(prompt).ids
+        return ids + [PAD] * (minimum - len(ids))
 
     def positions(self, ids):
         """Position of every new token in order: pairs of its name and its index."""
@@ -61,11 +67,11 @@ class TransformersT5:
         """Hidden states of (text, weight) segments by the host's definition of a weight, one token at a time."""
         ids, weights = [], []
         for text, weight in segments:
-            own = self.tokenizer(text)["input_ids"][:-1]
+            own = self.tokenizer.encode(text).ids[:-1]
             ids, weights = ids + own, weights + [weight] * len(own)
-        ids = ids + [self.tokenizer.eos_token_id]
-        ids += [self.tokenizer.pad_token_id] * (256 - len(ids))
-        empty = [self.tokenizer.eos_token_id] + [self.tokenizer.pad_token_id] * (len(ids) - 1)
+        ids = ids + [END]
+        ids += [PAD] * (256 - len(ids))
+        empty = [END] + [PAD] * (len(ids) - 1)
         states, base = self.hidden_states(ids), self.hidden_states(empty)
         for at, weight in enumerate(weights):
             states[0, at] = base[0, at] + weight * (states[0, at] - base[0, at])

@@ -1,6 +1,8 @@
 """Placeholders in the host's T5, against transformers' T5 with ten added tokens."""
 
+import json
 import unicodedata
+from pathlib import Path
 
 import comfy.hooks
 import comfy.sd
@@ -14,6 +16,7 @@ from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt, with_plac
 from dreamo_routed.dreamo_core.run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY
 from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings
 from dreamo_routed.dreamo_core.text.placeholders import shift_in_model
+from dreamo_routed.dreamo_core.training.encoders import T5Prompts
 from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.apply import DreamOApply
 from dreamo_routed.nodes.text import DreamOPlaceholders, DreamOTextEncode
@@ -21,9 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.transformers_t5 import TOKENS, TransformersT5
 from safetensors.torch import save_file
-from support import apply_dreamo, make_chain, make_embeddings, make_model, sample, small_flux
+from support import REPO, apply_dreamo, make_chain, make_embeddings, make_model, sample, small_flux
 
 TOLERANCE = 1e-5
+
+OFFICIAL = json.loads((REPO / "tests" / "data" / "official_token_ids.json").read_text())["prompts"]
+T5_TOKENIZER = Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
 
 PROMPTS = [
     "[ref#1]",
@@ -87,6 +93,12 @@ def oracle(clip, embeddings):
         return TransformersT5(clip.cond_stage_model.t5xxl.transformer, embeddings.placeholders)
 
 
+@pytest.fixture(scope="module")
+def tokens_in_training():
+    """Prompts as training reads them; placeholder n has the id that the released pipeline gives it."""
+    return T5Prompts(T5_TOKENIZER, 32100, 0)
+
+
 def encode(clip, prompt):
     [(cond, values)] = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     return cond, values
@@ -116,6 +128,18 @@ def assert_equals_transformers(patched, oracle, prompt):
 def test_fixed_prompts_equal_transformers(patched, oracle):
     worst = max(assert_equals_transformers(patched, oracle, prompt) for prompt in PROMPTS)
     print(f"\n{len(PROMPTS)} fixed prompts: largest difference {worst:.2e}")
+
+
+@pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: case["prompt"][:20])
+def test_token_ids_are_the_official_ones(patched, oracle, tokens_in_training, case):
+    """Recorded ids: neither side can be wrong together with the installed version of transformers."""
+    [section] = patched.tokenize(case["prompt"])["t5xxl"]
+    t5 = patched.tokenizer.t5xxl
+    ids = {id(row): t5.placeholder_ids[name] for name, row in t5.placeholder_rows.items()}
+    ours = [ids[id(token)] if torch.is_tensor(token) else token for token, _ in section]
+    assert ours == case["ids"] + [0] * (256 - len(case["ids"]))
+    assert oracle.ids(case["prompt"], 0) == case["ids"]
+    assert list(tokens_in_training(case["prompt"]).ids) == case["ids"]
 
 
 def plain(text):
@@ -204,7 +228,7 @@ def test_positions_stand_where_the_rows_are_beside_textual_inversions(clip, embe
 def test_textual_inversions_equal_transformers(clip, embeddings, oracle, inversions):
     patched = with_placeholders(clip, embeddings, "dreamo.safetensors")
     table = oracle.model.get_input_embeddings().weight
-    tokens = lambda text: table[oracle.tokenizer(text)["input_ids"][:-1]]  # noqa: E731
+    tokens = lambda text: table[oracle.tokenizer.encode(text).ids[:-1]]  # noqa: E731
     # The host cuts off the blank before `embedding:` and what follows its name is joined anew by single blanks.
     inputs = torch.cat([tokens("[ref#1] and"), inversions(2, 64), tokens("from [ref#2]"), table[[1]]])
     inputs = torch.cat([inputs, table[[0]].expand(256 - len(inputs), -1)])
@@ -297,7 +321,7 @@ def test_clones_and_repeated_patches_keep_understanding(patched, clip, oracle, e
     clone = patched.clone().clone()
     clone.set_tokenizer_option("t5xxl_min_length", 300)
     cond, cloned_values = encode(clone, prompt)
-    assert cond.shape[1] == 300 and found(cloned_values) == found(values) == [("[ref#1]", 4)]
+    assert cond.shape[1] == 300 and found(cloned_values) == found(values) == [("[ref#1]", 5)]
     other = Embeddings(embeddings.task, embeddings.index, embeddings.placeholders.flip(0))
     twice = with_placeholders(with_placeholders(clip, other, "a"), embeddings, "b")
     assert torch.equal(encode(twice, prompt)[0], expected) and found(encode(twice, prompt)[1]) == found(values)
@@ -310,7 +334,7 @@ def test_positions_travel_with_scheduled_hooks_too(patched):
     clip.patcher.forced_hooks = hooks
     clip.use_clip_schedule = True
     [(_, values)] = clip.encode_from_tokens_scheduled(clip.tokenize("a dog from [ref#1]"))
-    assert "clip_start_percent" in values and found(values) == [("[ref#1]", 4)]
+    assert "clip_start_percent" in values and found(values) == [("[ref#1]", 5)]
 
 
 @pytest.mark.parametrize("prompt", ["[ref # 1]", "[ref#0]", "[ref#10]"])
