@@ -27,9 +27,10 @@ PLACEHOLDERS = (*(reference_name(i) for i in range(1, MAX_REFERENCES + 1)), RESU
 # What someone may have meant as a placeholder. With a `#` there is no doubt, so there even the bracket may be missing.
 _ATTEMPT = re.compile(
     r"""\\?\[(?P<content>\s*(?:
-        (?P<word>ref|res|reference(?=\s*[\#\d])) \s* (?P<hash>\#)? \s* (?P<number>-?\d{0,9}) (?(hash)[^\[\]\n]*|\s*\\?)
-    ))(?P<close>\]?)(?(hash)|(?<=\]))""",
-    re.IGNORECASE | re.VERBOSE,
+        (?P<word>ref|res|reference(?=\s*\\?[\#\d]))
+        \s* (?P<hash>\\?\#)? \s* (?P<number>-?\d{0,9}) (?(hash)[^\[\]\n]*|\s*\\?)
+    ))(?P<close>\]?)(?(hash)|(?:(?<=\])|(?=\s*$)))""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 
 
@@ -82,6 +83,9 @@ def positions_from(found: Iterable[tuple[str, int]]) -> PlaceholderPositions:
     return PlaceholderPositions(tuple(tokens.items()))
 
 
+COMMENTS = "prompt nodes in which # begins a comment take it as \\#, all others as it is"
+
+
 def _right_spelling(word: str, number: str) -> str:
     if word.lower() == "res":
         return f"write {RESULT}"
@@ -112,6 +116,8 @@ def check_spelling(prompt: str) -> None:
         if not match["close"]:
             given, hint = given[: match.end("number") - match.start()], f"its closing bracket is missing, {hint}"
             content = given[1:]
+        if match["hash"] in (None, "\\#"):
+            hint += f" ({COMMENTS})"
         raise ValueError(
             f"In the prompt, {given} is no DreamO placeholder: {hint}. If it is meant as text, write \\[{content}\\]."
         )

@@ -31,7 +31,7 @@ def test_names_are_in_the_order_of_the_trained_rows():
         r"text on a sign: \[ref#1\], \[ref # 10\], \[res\]",
         "[reflection] [referee] [rest] [result] [reference] [ref. 3] ref#1 #ref [cat]",
         "the reference [1]",
-        "[ref",
+        "[refined",
     ],
 )
 def test_right_spelling_and_plain_text_pass(prompt):
@@ -58,6 +58,9 @@ def test_right_spelling_and_plain_text_pass(prompt):
         ("[ref#-1]", "numbered [ref#1] to [ref#9]"),
         ("[ref#" + "9" * 5000 + "]", "numbered [ref#1] to [ref#9]"),
         ("[ref]", "write one of [ref#1] to [ref#9]"),
+        ("a cat from [ref", "closing bracket is missing, write one of [ref#1] to [ref#9]"),
+        ("from [res  \nand more", "closing bracket is missing, write [res]"),
+        (r"from [ref\#1]", r"write [ref#1] (prompt nodes in which # begins a comment take it as \#"),
         ("[ref#]", "write one of [ref#1] to [ref#9]"),
         ("[ref#one]", "write one of [ref#1] to [ref#9]"),
         ("[RES]", "write [res]"),
