@@ -15,6 +15,8 @@ from .text_encoder import used_placeholders
 def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:
     """A copy of the conditioning that carries the references, each part of it; the original is left alone.
 
+    References that are all of strength 0 are left out: that is as if there were none.
+
     Raises:
         ValueError: the conditioning carries reference latents already, its prompt names a missing reference, or has
             placeholders where there are no embeddings.
@@ -32,7 +34,8 @@ def attach_references(conditioning: list, references: References, embeddings: Em
             f"The prompt has DreamO's placeholders ({', '.join(sorted(used))}) but no DreamO file is connected; "
             "connect dreamo_model, or for UNO and USO encode a prompt without them (CLIP Text Encode)."
         )
-    if not references:
+    # References of strength 0 would still keep this conditioning from sharing a batch with the negative one.
+    if all(reference.strength == 0.0 for reference in references):
         return conditioning
     values = {"reference_latents": [r.latent for r in references], "reference_latents_method": "uxo"}
 
