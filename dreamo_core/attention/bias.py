@@ -92,6 +92,20 @@ def low_rank_attention(
     return out.reshape(batch, length, heads, dim + extra)[..., :dim].reshape(batch, length, heads * dim)
 
 
+def widened_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """A mask made for text and image, with references allowed behind them: (…, queries, keys).
+
+    Args:
+        mask: (…, l, m) additive or boolean, m ≤ keys; one that broadcasts over queries (l = 1) still does.
+    """
+    rows = queries - mask.shape[-2] if mask.shape[-2] > 1 else 0
+    columns = keys - mask.shape[-1]
+    if rows <= 0 and columns <= 0:
+        return mask
+    allowed = 1.0 if mask.dtype == torch.bool else 0.0
+    return torch.nn.functional.pad(mask, (0, max(columns, 0), 0, max(rows, 0)), value=allowed)
+
+
 def dense_bias(query_bias: torch.Tensor, key_groups: torch.Tensor) -> torch.Tensor:
     """The same bias as an additive mask: (b or 1, 1, l, m)."""
     return (query_bias @ key_groups.to(query_bias).T).unsqueeze(1)

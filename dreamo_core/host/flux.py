@@ -55,7 +55,20 @@ def count_blocks(model: Any) -> int:
     return len(model.diffusion_model.double_blocks) + len(model.diffusion_model.single_blocks)
 
 
-_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation)
+def replaced_forward(flux: Any) -> str | None:
+    """The pack whose forward pass a Flux runs in place of the host's own, by the name of its folder, or None."""
+    for name in ("forward_orig", "_forward", "forward"):
+        function = getattr(flux, name, None)
+        function = getattr(function, "func", function)
+        module = getattr(function, "__module__", None) or ""
+        # A compiled model's own `forward` is torch's, and runs the host's.
+        if module and not module.startswith(("comfy.", "torch.")):
+            inside = module.replace("\\", "/").rpartition("custom_nodes/")[2]
+            return inside.split("/")[0].split(".")[0]
+    return None
+
+
+_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, replaced_forward)
 
 
 def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:

@@ -20,6 +20,7 @@ from ..routing.settings import RoutingSettings, chosen_blocks
 from ..run.keys import RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
 from ..text.words import TextPiece
 from .flux import with_references, with_wrapper
+from .messages import logger
 
 PIXELS = 8
 """FLUX.1's latent is an eighth of the picture."""
@@ -167,6 +168,10 @@ def sample_routed(
         model.model_options["transformer_options"][RECORDER_KEY] = recorder
     (result,) = nodes.common_ksampler(model, positive=positive, negative=negative, latent=latent, **settings)
     maps = recorder.maps(size)
+    if recorder.only_parts:
+        logger.warning(
+            "DreamO Routed Sampler: references took part in areas or tiles of the image only, so its maps are empty."
+        )
     if not maps.prompts:
         raise ValueError(
             "No reference took part in sampling; give this node references, or a positive conditioning from "

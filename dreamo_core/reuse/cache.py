@@ -18,6 +18,9 @@ from ..attention.layout import Block, Layout
 from .policy import ReusePolicy, refresh_is_due, step_of
 from .store import Shelf
 
+PLACES_KEPT = 4
+"""For how many tiles of one image keys and values are kept, each with its own; further ones run in full."""
+
 PATCHINGS_KEPT = 2
 """How many sets of patched blocks are kept apart for one conditioning: the usual pass, and a guidance pass that
 skips or changes blocks."""
@@ -91,13 +94,6 @@ class ReferenceCache:
     peak_bytes: int = 0
     on_close: Callable[[ReferenceCache], None] = lambda cache: None
     _entries: dict[Hashable, dict[Hashable, Entry]] = field(default_factory=dict)
-    _schedule: tuple[torch.Tensor, list[float]] | None = None
-
-    def schedule(self, sigmas: torch.Tensor) -> list[float]:
-        """The schedule as numbers; read from the device once."""
-        if self._schedule is None or self._schedule[0] is not sigmas:
-            self._schedule = (sigmas, sigmas.tolist())
-        return self._schedule[1]
 
     @property
     def nbytes(self) -> int:
@@ -201,29 +197,31 @@ def patching_of(options: dict[str, Any]) -> Hashable:
 def plan(
     cache: ReferenceCache,
     options: dict[str, Any],
+    schedule: Sequence[float],
+    place: int,
     sigma: float,
     signature: Hashable,
     references: Sequence[int],
     modulation: Callable[[], tuple[torch.Tensor, torch.Tensor]],
 ) -> Reuse | None:
-    """Decide for one model call; None if the host does not say which conditionings it is for.
+    """Decide for one model call; None if the host does not say which conditionings it is for, or of too many tiles.
 
     Args:
         cache: of the run.
-        options: the call's `transformer_options`; `uuids` names the conditionings in the batch, `sample_sigmas` is
-            the run's schedule.
+        options: the call's `transformer_options`; `uuids` names the conditionings in the batch.
+        schedule: the run's noise levels; empty where the host does not say.
+        place: which tile of the image this call is for, from 0.
         sigma: noise level of the call.
         signature: all that must be equal for kept keys and values to be usable.
         references: number of keys of each active reference.
         modulation: gives (scale, shift) of the first block in this call; asked for by "drift" only.
     """
     conditionings = options.get("uuids")
-    schedule = options.get("sample_sigmas")
-    if not conditionings or schedule is None:
+    if not conditionings or not schedule or place >= PLACES_KEPT:
         return None
-    step = step_of(sigma, cache.schedule(schedule))
+    step = step_of(sigma, schedule)
     patching = patching_of(options)
-    entries = [cache.entry(uuid, patching, signature) for uuid in conditionings]
+    entries = [cache.entry((uuid, place), patching, signature) for uuid in conditionings]
     moved = modulation() if cache.settings.refresh == "drift" else None
 
     def is_due(n: int, entry: Entry) -> bool:

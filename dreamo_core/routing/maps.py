@@ -19,7 +19,7 @@ def word_maps(
     k: torch.Tensor,
     image: tuple[int, int],
     prompt: tuple[int, int],
-    words: Sequence[Sequence[int]],
+    words: Sequence[Sequence[int] | torch.Tensor],
 ) -> torch.Tensor:
     """How much more an image token looks at a word than at the prompt as a whole, averaged over heads.
 
@@ -32,13 +32,14 @@ def word_maps(
         q, k: (b, heads, l, d), after RoPE.
         image: first and one-past-last image token.
         prompt: first and one-past-last token of the prompt.
-        words: text positions of each word, none empty.
+        words: text positions of each word, none empty; as (p,) int64 on the device nothing has to be sent there.
 
     Returns:
         (b, r, n) float32, in units of logits.
     """
     everything = k[:, :, prompt[0] : prompt[1]].mean(2)
-    means = torch.stack([k[:, :, list(at)].mean(2) - everything for at in words], dim=2)
+    places = [torch.as_tensor(at, device=k.device) for at in words]
+    means = torch.stack([k.index_select(2, at).mean(2) - everything for at in places], dim=2)
     return mean_logits(means, q[:, :, image[0] : image[1]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,16 +59,30 @@ class RoutingMaps:
 class Recorder:
     """Collects the steps of one run; made by who wants them and dropped with it.
 
-    Only conditionings that see the whole image are collected; one with an area has maps of another shape.
+    Only calls for the whole image are collected: those for an area or a tile have maps of another shape. If there are
+    no others, the maps are empty ones.
     """
 
     def __init__(self) -> None:
         self._steps: dict[object, list[RoutingStep]] = {}
+        self._parts: tuple[tuple[int, ...], int] | None = None
 
     def add(self, conditioning: object, step: RoutingStep) -> None:
         self._steps.setdefault(conditioning, []).append(step)
 
+    def add_part(self, references: Sequence[int], samples: int) -> None:
+        """A call for a part of the image, with these references and so many samples."""
+        self._parts = (tuple(references), samples)
+
+    @property
+    def only_parts(self) -> bool:
+        return self._parts is not None and not self._steps
+
     def maps(self, size: tuple[int, int]) -> RoutingMaps:
+        if self.only_parts:
+            references, samples = self._parts
+            empty = torch.zeros(len(references), samples, 1, 1)
+            return RoutingMaps(size, ((RoutingStep(0.0, references, empty, empty, empty),),))
         return RoutingMaps(size, tuple(tuple(steps) for steps in self._steps.values()))
 
 

@@ -23,6 +23,7 @@ from ..text.placeholders import PlaceholderPositions, reference_name
 
 BACKGROUND = 0
 
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """A painted region.
@@ -152,11 +153,13 @@ class Painted:
         fixed: by reference number, where it is to act.
         auto: by reference number, where it may find its place.
         background: where no reference acts, or None.
+        confines: whether any of them leaves out a part of the image.
     """
 
     fixed: dict[int, torch.Tensor]
     auto: dict[int, torch.Tensor]
     background: torch.Tensor | None
+    confines: bool = True
 
 
 def paint(
@@ -171,12 +174,18 @@ def paint(
     fixed: dict[int, torch.Tensor] = {}
     auto: dict[int, torch.Tensor] = {}
     for region in regions:
-        covered = on_grid(region, grid, area, full).to(device)
-        covered = covered[torch.arange(samples, device=device) % covered.shape[0]]
+        covered = on_grid(region, grid, area, full)
+        covered = covered[torch.arange(samples, device=covered.device) % covered.shape[0]]
         into = auto if region.auto and region.reference != BACKGROUND else fixed
         earlier = into.get(region.reference)
         into[region.reference] = covered if earlier is None else torch.maximum(earlier, covered)
-    return Painted(fixed, auto, fixed.pop(BACKGROUND, None))
+    background = fixed.pop(BACKGROUND, None)
+    acting = [*fixed.values(), *auto.values()]
+    confines = any(bool((region < 1).any()) for region in acting) or (
+        background is not None and bool((background > 0).any())
+    )
+    move = lambda parts: {number: region.to(device) for number, region in parts.items()}  # noqa: E731
+    return Painted(move(fixed), move(auto), None if background is None else background.to(device), confines)
 
 
 def influence(

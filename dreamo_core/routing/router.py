@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..attention.bias import NEVER
 from ..attention.hook import AttentionHook
 from ..attention.layout import Block, Layout
 from ..attention.response import response_maps
-from ..run.keys import RECORDER_KEY, ROUTING_KEY, RUN_KEY
+from ..run.keys import RECORDER_KEY, ROUTING_KEY
+from ..run.memo import Memo
 from ..run.run import Run
-from ..sequence.positions import Grid
+from ..sequence.positions import Grid, token_grid
 from ..sequence.reference import ReferenceSetting
 from ..text.placeholders import shift_in_model
 from .maps import similarity, word_maps
@@ -37,15 +40,22 @@ class RoutingState:
     averages: dict[Hashable, dict[int, torch.Tensor]] = field(default_factory=dict)
 
 
-def steps_done(options: dict[str, Any]) -> float | None:
+def steps_done(schedule: Sequence[float], sigma: float) -> float | None:
     """The part of the run's steps before this call, 0 to 1; None where the host does not say.
 
-    A call that a sampler makes between two steps counts to the step it is in.
+    A call that a sampler makes between two noise levels of the schedule counts to the later one.
+
+    Args:
+        schedule: the run's noise levels, falling, or rising when an image is turned into noise.
+        sigma: noise level of the call; a hundred-thousandth of it is rounding.
     """
-    sigmas, now = options.get("sample_sigmas"), options.get("sigmas")
-    if sigmas is None or now is None or len(sigmas) < 2:
+    if len(schedule) < 2:
         return None
-    return int((sigmas[:-1].float() > float(now.flatten()[0]) * (1 + 1e-5)).sum()) / (len(sigmas) - 1)
+    if schedule[-1] > schedule[0]:
+        passed = sum(s < sigma * (1 - 1e-5) for s in schedule[:-1])
+    else:
+        passed = sum(s > sigma * (1 + 1e-5) for s in schedule[:-1])
+    return passed / (len(schedule) - 1)
 
 
 class Router(AttentionHook):
@@ -66,6 +76,9 @@ class Router(AttentionHook):
         options: this call's `transformer_options`.
         automatic: whether references without a region by hand are routed at all.
         device: of the model's inputs.
+        run: the call's run.
+        place: which tile of the image the call is for, from 0.
+        sigma: its noise level.
     """
 
     def __init__(
@@ -80,18 +93,28 @@ class Router(AttentionHook):
         options: dict[str, Any],
         automatic: bool,
         device: torch.device,
+        run: Run,
+        place: int,
+        sigma: Callable[[], float],
     ):
         self._settings, self._entry, self._grid, self._context = settings, entry, grid, context
         self._blocks, self._smooth_at = frozenset(blocks), blocks[len(blocks) // 2]
         ids = list(options.get("uuids") or ["only"])
         self._ids: list[Hashable] = ids if batch % len(ids) == 0 else ["only"]
         self._shape = (batch // len(self._ids), grid[0] * grid[1])
-        self._device = device
-        run: Run = options.get(RUN_KEY) or Run()
+        self._device, self._place = device, place
+        self._whole = run.latent_size is None or token_grid(*run.latent_size) == grid
+        self._memo = run.part("memo", Memo)
         self._state: RoutingState = run.part("routing", RoutingState)
         self._recorder: Recorder | None = options.get(RECORDER_KEY)
-        self._done = steps_done(options)
-        self._painted = paint(entry.regions, grid, self._shape[0], device, entry.area, run.latent_size)
+        sigmas = options.get("sample_sigmas")
+        self._done = steps_done(run.schedule(sigmas), sigma()) if sigmas is not None else None
+        # The painted regions are the same at every step; their identity is the key, so they live as long as it does.
+        key = ("painted", id(entry.regions), grid, self._shape[0], device, entry.area)
+        self._painted = self._memo.get(
+            key,
+            lambda: (entry.regions, paint(entry.regions, grid, self._shape[0], device, entry.area, run.latent_size)),
+        )[1]
         self._numbers = [reference.index for reference in references]
         self._routed = [automatic and reference.task != _UNROUTED_TASK for reference in references]
         self._seeking = [
@@ -106,12 +129,17 @@ class Router(AttentionHook):
         self._set_influence(self._influence())
 
     def _key(self, id_: Hashable) -> Hashable:
-        return (id_, self._grid, self._shape[0], self._entry.area)
+        return (id_, self._place, self._grid, self._shape[0], self._entry.area)
 
     def _set_influence(self, w: torch.Tensor) -> None:
         others = (self._settings.text_influence, self._settings.reference_influence)
         self._w = w
-        self._acts = self._settings.strength > 0 and (min(others) < 1 or bool((w < 1).any()))
+        # Known without asking the device: what is found is never the whole image.
+        known = [self._state.averages.get(self._key(id_), {}) for id_ in self._ids]
+        aside = bool(self._painted.fixed) and any(self._routed)
+        found = any(number in maps for maps in known for number in self._seeking)
+        confined = self._painted.confines or aside or found
+        self._acts = self._settings.strength > 0 and (min(others) < 1 or confined)
         self._bias: tuple[Hashable, torch.Tensor] | None = None
 
     def _influence(self) -> torch.Tensor:
@@ -184,7 +212,7 @@ class Router(AttentionHook):
     def _make_bias(self, layout: Layout, queries: int, keys: int) -> torch.Tensor:
         s = self._settings
         bias = torch.zeros(self._w.shape[0], queries, len(layout.references), device=self._device)
-        scalar = lambda w: log_influence(torch.tensor(w, device=self._device), s.strength)  # noqa: E731
+        scalar = lambda w: max(s.strength * math.log(w), NEVER) if w > 0 else NEVER  # noqa: E731
         bias[:, : layout.text] = scalar(s.text_influence)
         bias[:, layout.text : layout.text + layout.image] = log_influence(self._w, s.strength).transpose(1, 2)
         # References are among the queries only where nothing stands in for their keys.
@@ -212,7 +240,8 @@ class Router(AttentionHook):
                 found.setdefault(number, []).append(map_)
         if spelled:
             moved = shift_in_model(self._context, layout.text)
-            at = [[p + moved for p in self._word(number)] for number in spelled]
+            words = [tuple(p + moved for p in self._word(number)) for number in spelled]
+            at = [self._memo.get(("word", w, k.device), lambda w=w: torch.tensor(w, device=k.device)) for w in words]
             of_words = min_max(word_maps(q, k, image, (moved, layout.text), at))
             for number, map_ in zip(spelled, of_words.unbind(1), strict=True):
                 found.setdefault(number, []).append(map_)
@@ -242,12 +271,15 @@ class Router(AttentionHook):
 
     def finished(self) -> None:
         self._absorb()
-        if self._recorder is not None and self._entry.area is None:
+        if self._recorder is not None:
             self._record(self._recorder)
 
     def _record(self, recorder: Recorder) -> None:
         planes = lambda values: as_planes(values, self._grid)  # noqa: E731
         empty = torch.zeros(self._shape, device=self._device)
+        if self._entry.area is not None or not self._whole:
+            recorder.add_part(self._numbers, self._shape[0])
+            return
         rows = zip(self._ids, self._w.split(self._shape[0]), self._influence().split(self._shape[0]), strict=True)
         for id_, before, after in rows:
             known = self._state.averages.get(self._key(id_), {})
@@ -265,6 +297,9 @@ def make_router(
     batch: int,
     context: int,
     device: torch.device,
+    run: Run,
+    place: int,
+    sigma: Callable[[], float],
 ) -> Router | None:
     """The routing of a model call, or None if nothing asks for it.
 
@@ -281,4 +316,6 @@ def make_router(
     if settings.strength == 0.0 and options.get(RECORDER_KEY) is None:
         return None
     blocks = chosen_blocks(settings.blocks, *depths)
-    return Router(settings, references, entry, blocks, grid, batch, context, options, automatic, device)
+    return Router(
+        settings, references, entry, blocks, grid, batch, context, options, automatic, device, run, place, sigma
+    )

@@ -9,9 +9,10 @@ start and end percent) and because a compiled forward then never sees our keywor
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ..run.keys import CONDITIONING_KEY, POLICY_KEY, ROUTING_CONDITIONING_KEY, R
 from ..run.memo import Memo
 from ..run.run import Run
 from ..sequence.placed import PlacedReference
-from ..sequence.positions import Grid, diagonal_offsets, token_grid
+from ..sequence.positions import AS_TRAINED, Grid, ImagePositions, diagonal_offsets, token_grid
 from ..sequence.pruning import kept_tokens
 from ..sequence.reference import ReferenceConditioning, ReferenceSetting
 from ..sequence.tokens import ReferenceSequence
@@ -48,6 +49,7 @@ def place_references(
     patch: int,
     policy: ReusePolicy = EXACT,
     memo: Memo | None = None,
+    positions: ImagePositions = AS_TRAINED,
 ) -> tuple[int, list[PlacedReference]]:
     """Number of image tokens, and the active references with their places on the diagonal.
 
@@ -56,13 +58,97 @@ def place_references(
     memo = memo or Memo()
     image = token_grid(*image_shape[-2:], patch)
     grids = [token_grid(*latent.shape[-2:], patch) for latent in latents]
-    offsets = diagonal_offsets(image, grids)
+    offsets = diagonal_offsets(image, grids, positions)
     placed = []
     for n in active:
         key = ("kept tokens", conditioning.settings[n], grids[n], policy)
         kept = memo.get(key, lambda key=key: kept_of(*key[1:]))
-        placed.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept))
+        placed.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept, positions.shift[0]))
     return image[0] * image[1], placed
+
+
+def image_positions(options: dict[str, Any]) -> ImagePositions:
+    """Where the host's *Scale RoPE* puts the image in this call."""
+    rope = options.get("rope_options")
+    if rope is None:
+        return AS_TRAINED
+    scale = (rope.get("scale_y", 1.0), rope.get("scale_x", 1.0))
+    return ImagePositions(scale, (rope.get("shift_t", 0.0), rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)))
+
+
+def sizes(latents: Sequence[torch.Tensor]) -> str:
+    return ", ".join(f"{latent.shape[-2]} × {latent.shape[-1]}" for latent in latents)
+
+
+def own_latents(
+    conditioning: ReferenceConditioning, riding: list[torch.Tensor], model: Any, x: torch.Tensor, run: Run
+) -> list[torch.Tensor]:
+    """The call's reference latents, (b, 16, h, w) each, scaled for the model.
+
+    Those that ride on the conditioning may have been cut to a tile by an upscaler; those of `DreamO Apply` are not.
+
+    Raises:
+        ValueError: another node has added or removed some.
+    """
+    if len(riding) != len(conditioning.settings):
+        raise ValueError(
+            f"This conditioning carries {len(riding)} reference latents but DreamO Apply put "
+            f"{len(conditioning.settings)} there; add references to the DreamO chain instead of using "
+            "ReferenceLatent on the same conditioning."
+        )
+    batch = x.shape[0]
+    if not conditioning.latents:
+        # A wrapper that puts several tiles into one call repeats tensors, but no lists of them.
+        return [latent.repeat(-(-batch // latent.shape[0]), 1, 1, 1)[:batch] for latent in riding]
+    given = sizes(conditioning.latents)
+    if sizes(riding) != given and run.once(f"changed latents {given}"):
+        logging.warning(
+            f"DreamO: another node has changed the reference latents on the conditioning ({given} became "
+            f"{sizes(riding)}); the references of DreamO Apply are used as they were."
+        )
+
+    def prepared() -> tuple[ReferenceConditioning, list[torch.Tensor]]:
+        scaled = [model.process_latent_in(latent).to(x.device) for latent in conditioning.latents]
+        # The key is the conditioning's identity, so it has to live as long as the key does.
+        return conditioning, [latent.expand(batch, -1, -1, -1) for latent in scaled]
+
+    return run.part("memo", Memo).get(("latents", id(conditioning), batch, x.device), prepared)[1]
+
+
+@dataclass
+class Entering:
+    """Whether the model has asked for what we add to it, in any call of a run; and whether it was missed in one."""
+
+    entered: bool = False
+    missed: bool = False
+
+    def close(self) -> None:
+        if self.missed and not self.entered:
+            logging.warning(
+                "DreamO: in this run another node answered every model call that had references, so they may have "
+                "acted on nothing."
+            )
+
+
+def check_entered(sequence: ReferenceSequence, run: Run, replaced: str | None) -> None:
+    """Raise ValueError if the model ran and skipped what we add; once it has not, in a run, it will not.
+
+    Args:
+        sequence: of the call that has just been made.
+        replaced: which pack's forward pass the model runs, or None if it is the host's. The host's own asks always,
+            so if it has not, another node has answered in its place (EasyCache does).
+    """
+    so_far = run.part("entering", Entering)
+    so_far.entered |= sequence.entered
+    if so_far.entered or not sequence.needs_entering():
+        return
+    so_far.missed = True
+    if replaced is not None:
+        raise ValueError(
+            f"{replaced} has replaced the forward pass of this FLUX.1 model by its own, which leaves out what "
+            "references need: their embeddings, strength, regions, routing and speed would act on nothing. Bypass that "
+            "node; the host's EasyCache and DreamO Speed save time beside references."
+        )
 
 
 def log_account(cache: ReferenceCache) -> None:
@@ -76,12 +162,13 @@ def log_account(cache: ReferenceCache) -> None:
 
 
 def plan_reuse(
-    sigma: float,
+    sigma: Callable[[], float],
     x: torch.Tensor,
     active: list[int],
     placed: list[PlacedReference],
     options: dict[str, Any],
     run: Run,
+    place: int,
     modulation: Callable[[], tuple[torch.Tensor, torch.Tensor]],
 ) -> Reuse | None:
     """The call's part in keeping keys and values from step to step, or None where nothing is kept."""
@@ -89,15 +176,23 @@ def plan_reuse(
     if not policy.reuses:
         return None
     cache = run.part("reuse", lambda: ReferenceCache(policy, on_close=log_account))
-    signature = (tuple(active), tuple(placed), tuple(x.shape), x.dtype, x.device)
-    return plan(cache, options, sigma, signature, [r.tokens for r in placed], modulation)
+    # Of one conditioning: which others share its batch may change from step to step.
+    shape = (x.shape[0] / max(1, len(options.get("uuids") or ())), *x.shape[1:])
+    signature = (tuple(active), tuple(placed), shape, x.dtype, x.device)
+    sigmas = options.get("sample_sigmas")
+    schedule = run.schedule(sigmas) if sigmas is not None else []
+    return plan(cache, options, schedule, place, sigma(), signature, [r.tokens for r in placed], modulation)
 
 
-def patched_options(options: dict[str, Any], sequence: ReferenceSequence) -> dict[str, Any]:
-    """A copy of `transformer_options` with this call's patches added after those already there."""
+def patched_options(options: dict[str, Any], sequence: ReferenceSequence, masked: bool) -> dict[str, Any]:
+    """A copy of `transformer_options` with this call's patches added after those already there.
+
+    Args:
+        masked: whether the call has an attention mask, which was made for text and image alone.
+    """
     patches = options.get("patches", {})
     options = {**options, "patches": {**patches, "post_input": [*patches.get("post_input", []), sequence.post_input]}}
-    if sequence.needs_attention():
+    if masked or sequence.needs_attention():
         options["optimized_attention_override"] = sequence.attention_override
     return options
 
@@ -109,62 +204,71 @@ def plain_references(latents: list[torch.Tensor] | None, method: str | None) -> 
     return ReferenceConditioning(tuple(ReferenceSetting(i) for i in range(1, len(latents) + 1)))
 
 
+def say_that_tiles_have_no_place(run: Run) -> None:
+    if run.once("tiles"):
+        logging.warning(
+            "DreamO: the model is run tile by tile and nobody says where a tile is, so painted regions are laid over "
+            "each tile as if it were the whole image; sample without tiles, or take the regions out."
+        )
+
+
 def announcer(run: Run) -> Callable[[str], None]:
     """Says in the log, once a run, in which form the bias on references is added."""
-    said = run.part("announced", set)
 
     def announce(form: str) -> None:
-        if form not in said:
-            said.add(form)
+        if run.once(f"form {form}"):
             logging.info("DreamO: the bias on references is added in its %s form.", form)
 
     return announce
 
 
-def make_apply_model_wrapper(choose_attention, first_modulation):
+def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forward):
     """The wrapper for the host's APPLY_MODEL hook.
 
     Args:
         choose_attention: maps the host's attention function and the form of a bias to a function that takes it.
         first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
+        replaced_forward: says whose forward pass a Flux runs, None for the host's own.
     """
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         conditioning: ReferenceConditioning | None = kwargs.pop(CONDITIONING_KEY, None)
         entry: RoutingConditioning | None = kwargs.pop(ROUTING_CONDITIONING_KEY, None)
         options = transformer_options or {}
-        latents, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
+        riding, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
         policy: ReusePolicy = options.get(POLICY_KEY, EXACT)
         if conditioning is None and (entry is not None or ROUTING_KEY in options or policy.reuses):
-            conditioning = plain_references(latents, method)
+            conditioning = plain_references(riding, method)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
         kwargs.pop("ref_latents", None)
         kwargs.pop("ref_latents_method", None)
-        if len(latents) != len(conditioning.settings):
-            raise ValueError(
-                f"This conditioning carries {len(latents)} reference latents but DreamO Apply put "
-                f"{len(conditioning.settings)} there; add references to the DreamO chain instead of using "
-                "ReferenceLatent on the same conditioning."
-            )
-        model, sigma = executor.class_obj, float(t.flatten()[0])
+        # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
+        run = options.get(RUN_KEY) or Run()
+        model = executor.class_obj
+        latents = own_latents(conditioning, riding, model, x, run)
+        # Read from the device at most once a call, and only where somebody asks.
+        sigma = functools.cache(lambda: float(t.flatten()[0]))
         entry = entry or RoutingConditioning()
         entry.check(len(conditioning.settings))
         active = conditioning.active(sigma, model.model_sampling.percent_to_sigma)
         if not active:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
-        run = options.get(RUN_KEY) or Run()
-        memo = run.part("memo", Memo)
+        memo, place = run.part("memo", Memo), run.place(options.get("uuids"))
         flux = model.diffusion_model
-        count, placed = place_references(conditioning, latents, active, x.shape, flux.patch_size, policy, memo)
-        reuse = plan_reuse(sigma, x, active, placed, options, run, lambda: first_modulation(model, t, **kwargs))
+        positions = image_positions(options)
+        count, placed = place_references(
+            conditioning, latents, active, x.shape, flux.patch_size, policy, memo, positions
+        )
+        reuse = plan_reuse(sigma, x, active, placed, options, run, place, lambda: first_modulation(model, t, **kwargs))
         settings = [reference.setting for reference in placed]
         grid, depths = token_grid(*x.shape[-2:], flux.patch_size), (len(flux.double_blocks), len(flux.single_blocks))
         entry = entry.named_by(conditioning.placeholders, len(conditioning.settings))
-        router = make_router(options, settings, entry, depths, grid, x.shape[0], c_crossattn.shape[1], x.device)
+        router = make_router(
+            options, settings, entry, depths, grid, x.shape[0], c_crossattn.shape[1], x.device, run, place, sigma
+        )
         hooks: list[AttentionHook] = [Strength([setting.strength for setting in settings], memo)]
         hooks += [router] if router is not None else []
         sequence = ReferenceSequence(
@@ -184,9 +288,15 @@ def make_apply_model_wrapper(choose_attention, first_modulation):
 
         def call(sequence: ReferenceSequence) -> torch.Tensor:
             arguments = with_references if sequence.references and sequence.in_sequence else kwargs
-            return executor(x, t, c_concat, c_crossattn, control, patched_options(options, sequence), **arguments)
+            masked = kwargs.get("attention_mask") is not None
+            with_patches = patched_options(options, sequence, masked)
+            result = executor(x, t, c_concat, c_crossattn, control, with_patches, **arguments)
+            check_entered(sequence, run, replaced_forward(flux))
+            return result
 
         wanted = router.wants_pass() if router is not None else None
+        if entry.regions and entry.area is None and run.latent_size not in (None, tuple(x.shape[-2:])):
+            say_that_tiles_have_no_place(run)
         # What is kept from step to step is none of these passes' business.
         if wanted == "extra first pass":
             call(replace(sequence, hooks=hooks, in_sequence=True, watch=None))

@@ -13,13 +13,16 @@ class PlacedReference:
     """A reference that takes part in this call, and where on the diagonal it sits.
 
     Attributes:
+        offset: its first row and column.
         kept: its tokens that stay in the sequence, counted row by row; None for all.
+        index: its position on the index axis, the image's own.
     """
 
     setting: ReferenceSetting
     grid: Grid
-    offset: Grid
+    offset: tuple[float, float]
     kept: tuple[int, ...] | None = None
+    index: float = 0.0
 
     @property
     def whole(self) -> int:

@@ -61,9 +61,16 @@ class ReferenceSetting:
     foreground: Foreground | None = None
     task: str = "subject"
 
-    def is_active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
-        """Whether the reference takes part at this noise level."""
-        return self.strength > 0.0 and in_range(sigma, self.start_percent, self.end_percent, percent_to_sigma)
+    @property
+    def always(self) -> bool:
+        """Whether the reference has no range: what it does is the same at all noise levels."""
+        return self.start_percent <= 0.0 and self.end_percent >= 1.0
+
+    def is_active(self, sigma: Callable[[], float], percent_to_sigma: Callable[[float], float]) -> bool:
+        """Whether the reference takes part at this noise level, which is asked for only if that decides it."""
+        if self.strength <= 0.0 or self.always:
+            return self.strength > 0.0
+        return in_range(sigma(), self.start_percent, self.end_percent, percent_to_sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +82,14 @@ class ReferenceConditioning:
         embeddings: task and index tables, or None for plain references without them.
         placeholders: where `[ref#i]` are among the conditioning's tokens, or None if the prompt has none; inside the
             model, `placeholders.shift_in_model` says how far they moved.
+        latents: (1, 16, h, w) each, as the VAE gave them; what rides on the conditioning may be changed by others.
+            Empty for references of stock nodes, which have no other place than that.
     """
 
     settings: tuple[ReferenceSetting, ...]
     embeddings: Embeddings | None = None
     placeholders: PlaceholderPositions | None = None
+    latents: tuple[torch.Tensor, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """By value: conditionings that compare equal may share one batch in the host."""
@@ -87,13 +97,17 @@ class ReferenceConditioning:
             return False
         if self.settings != other.settings or self.placeholders != other.placeholders:
             return False
+        if len(self.latents) != len(other.latents):
+            return False
+        if not all(a is b or torch.equal(a, b) for a, b in zip(self.latents, other.latents, strict=True)):
+            return False
         if self.embeddings is None or other.embeddings is None:
             return self.embeddings is other.embeddings
         return self.embeddings.same_as(other.embeddings)
 
     __hash__ = None
 
-    def active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> list[int]:
+    def active(self, sigma: Callable[[], float], percent_to_sigma: Callable[[float], float]) -> list[int]:
         """Positions, from 0, of the references that take part at this noise level."""
         return [n for n, setting in enumerate(self.settings) if setting.is_active(sigma, percent_to_sigma)]
 
@@ -112,4 +126,4 @@ def conditioning_for(
 ) -> ReferenceConditioning:
     """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
     settings = tuple(setting_for(i, r) for i, r in enumerate(references, start=1))
-    return ReferenceConditioning(settings, embeddings, placeholders)
+    return ReferenceConditioning(settings, embeddings, placeholders, tuple(r.latent for r in references))

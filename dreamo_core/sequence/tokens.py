@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..attention.bias import chosen_form, dense_attention, key_columns, low_rank_attention
+from ..attention.bias import chosen_form, dense_attention, key_columns, low_rank_attention, widened_mask
 from ..attention.hook import AttentionHook
 from ..attention.layout import Block, Layout
 from ..run.memo import Memo
@@ -51,10 +52,19 @@ class ReferenceSequence:
     watch: Callable[[torch.Tensor], None] | None = None
     form: str = "auto"
     announce: Callable[[str], None] = lambda form: None
+    entered: bool = field(default=False, init=False)
     _image_length: int = field(default=0, init=False)
 
     def needs_attention(self) -> bool:
         return any(hook.needed() for hook in self.hooks)
+
+    def needs_entering(self) -> bool:
+        """Whether anything is missing from the call if the model never asks `post_input` (`entered` says if it did).
+
+        Plain references at strength 1 need nothing: the host has put them where they belong.
+        """
+        pruned = any(r.kept is not None for r in self.references)
+        return self.embeddings is not None or pruned or self.watch is not None or self.needs_attention()
 
     def spans(self) -> list[tuple[int, int]]:
         """First and one-past-last token of each reference in the sequence, counted from the first image token."""
@@ -71,13 +81,15 @@ class ReferenceSequence:
         Args:
             args: the host's dict with `img` (b, l, c), `img_ids` (b, l, axes), `txt` and `txt_ids`.
         """
+        self.entered = True
         img, img_ids = args["img"], args["img_ids"]
         present = tuple(self.references) if self.in_sequence else ()
         first, whole = self.image_tokens, self.image_tokens + sum(r.whole for r in present)
         if img.shape[1] < whole:
             raise ValueError(
-                f"The model has {img.shape[1]} image tokens where DreamO needs {whole} (image and references); "
-                "another node has removed some."
+                f"The model has {img.shape[1]} image tokens where DreamO needs {whole} (image and references): "
+                "another node has removed some. If it is Flux KV Cache, bypass it and take DreamO Speed, which keeps "
+                "keys and values of these references."
             )
         out = dict(args)
         if any(r.kept is not None for r in present):
@@ -129,14 +141,16 @@ class ReferenceSequence:
 
     @staticmethod
     def _ids(reference: PlacedReference, like: torch.Tensor) -> torch.Tensor:
-        ids = grid_ids(reference.grid, reference.offset, like.shape[-1], like.device).to(like)
+        ids = grid_ids(reference.grid, reference.offset, like.shape[-1], like.device, reference.index).to(like)
         return ids if reference.kept is None else ids[list(reference.kept)]
 
     @torch.compiler.disable
     def attention_override(self, attention: Callable[..., torch.Tensor], q, k, v, heads, *args, **kwargs):
         """An `optimized_attention_override`: the joint attention, with everything the hooks add to it."""
 
-        def call(q, k, v, mask=None):
+        mask = kwargs.get("mask")
+
+        def call(q, k, v, mask=mask):
             more = kwargs if mask is None else {**kwargs, "mask": mask}
             if self.previous_override is not None:
                 return self.previous_override(attention, q, k, v, heads, *args, **more)
@@ -144,7 +158,7 @@ class ReferenceSequence:
 
         text = q.shape[2] - self._image_length
         options = kwargs.get("transformer_options") or {}
-        if not kwargs.get("skip_reshape") or text < 0 or "block_type" not in options:
+        if not self.entered or not kwargs.get("skip_reshape") or text < 0 or "block_type" not in options:
             # Not the transformer's own joint attention.
             return call(q, k, v)
         block = Block(options["block_type"], options["block_index"])
@@ -152,10 +166,12 @@ class ReferenceSequence:
         hooks = [p for p in self.hooks if p.needed()]
         for hook in hooks:
             layout, k, v = hook.keys(block, layout, q, k, v)
+        if mask is not None:
+            mask = widened_mask(mask, q.shape[2], k.shape[2])
         biases = [p.query_bias(block, layout, q, k) for p in hooks]
         biases = [bias for bias in biases if bias is not None]
         if not biases:
-            return call(q, k, v)
+            return call(q, k, v, mask)
         bias = sum(biases)
         key = ("columns", k.shape[2], layout.references, k.dtype, k.device)
         columns = self.memo.get(key, lambda: key_columns(k.shape[2], layout.references, k))
@@ -163,5 +179,5 @@ class ReferenceSequence:
         self.announce(form)
         attention = self.choose_attention(attention, form)
         if form == "dense":
-            return dense_attention(call, q, k, v, bias, columns, kwargs.get("mask"))
-        return low_rank_attention(call, q, k, v, bias, columns)
+            return dense_attention(call, q, k, v, bias, columns, mask)
+        return low_rank_attention(functools.partial(call, mask=mask), q, k, v, bias, columns)

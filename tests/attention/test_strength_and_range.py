@@ -3,6 +3,11 @@
 import pytest
 import torch
 from comfy.ldm.flux.math import apply_rope
+from dreamo_routed.dreamo_core.attention.bias import widened_mask
+from dreamo_routed.dreamo_core.host.reuse import with_policy
+from dreamo_routed.dreamo_core.host.routing import with_routing
+from dreamo_routed.dreamo_core.reuse.policy import ReusePolicy
+from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
 from oracles.slow import slow_flux
 from support import apply_dreamo, make_chain, make_conditioning, make_model, make_reference, record, sample, small_flux
 
@@ -41,8 +46,12 @@ def test_strength_is_smooth_between_its_ends(flux):
     assert all(a < b for a, b in zip(distance, distance[1:], strict=False))
 
 
-def masked_slow_flux(flux, call, latents, tables, strengths, monkeypatch):
-    """The slow twin with log(strength) added to the logits, in plain softmax attention."""
+def masked_slow_flux(flux, call, latents, tables, strengths, monkeypatch, mask=None):
+    """The slow twin with log(strength) added to the logits, in plain softmax attention.
+
+    Args:
+        mask: (t + n, t + n), what is added between text and image tokens beside that.
+    """
 
     def attention(q, k, v, pe, **kwargs):
         q, k = apply_rope(q, k, pe)
@@ -53,6 +62,8 @@ def masked_slow_flux(flux, call, latents, tables, strengths, monkeypatch):
             bias[:, start : start + size] = torch.log(torch.tensor(strength))
             bias[start : start + size, start : start + size] = 0
             start += size
+        if mask is not None:
+            bias[: mask.shape[0], : mask.shape[1]] += mask
         weights = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + bias).softmax(-1)
         return (weights @ v).transpose(1, 2).flatten(2)
 
@@ -75,6 +86,61 @@ def test_strength_equals_a_dense_log_bias(flux, monkeypatch, strengths):
     latents = [(r.latent - 0.1159) * 0.3611 for r in references]
     theirs = masked_slow_flux(flux.model.diffusion_model, calls[0], latents, tables, strengths, monkeypatch)
     assert (theirs - calls[0].output).abs().max() < 1e-5
+
+
+def conditioning_with_mask():
+    """As the host's style models leave it: a bias between text and image."""
+    mask = torch.zeros(1, 7 + 96, 7 + 96)
+    mask[:, 7:, :4] = -3.0
+    mask[:, 40, 60] = -1.0
+    return make_conditioning(attention_mask=mask, attention_mask_img_shape=(8, 12))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_an_attention_mask_acts_on_text_and_image_beside_references(flux, strength, monkeypatch):
+    references = make_chain(2, strength=strength)
+    patched, positive = apply_dreamo(flux, conditioning_with_mask(), references)
+    patched, calls = record(patched)
+    sample(patched, positive, steps=1)
+    task, index = make_model().embeddings.task.clone(), make_model().embeddings.index
+    task[1] *= strength
+    latents = [(r.latent - 0.1159) * 0.3611 for r in references]
+    mask = positive[0][1]["attention_mask"][0]
+    arguments = flux.model.diffusion_model, calls[0], latents, (task, index), [strength] * 2, monkeypatch
+    assert (masked_slow_flux(*arguments, mask) - calls[0].output).abs().max() < 1e-5
+    assert (masked_slow_flux(*arguments) - calls[0].output).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        lambda model: with_policy(model, ReusePolicy(refresh="never")),
+        lambda model: with_routing(model, RoutingSettings(form="dense")),
+        lambda model: with_routing(model, RoutingSettings(masks_from="extra first pass", form="low-rank")),
+    ],
+    ids=["speed", "dense", "low-rank"],
+)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_attention_mask_with_everything_else(flux, extra, batch):
+    patched, positive = apply_dreamo(flux, conditioning_with_mask(), make_chain(2))
+    plain = apply_dreamo(flux, make_conditioning(), make_chain(2))[1]
+    latent = torch.zeros(batch, 16, 16, 24)
+    results = [sample(extra(patched), c, latent=latent, cfg=2.0) for c in (positive, plain)]
+    assert all(torch.isfinite(result).all() for result in results) and not torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize("lead", [(), (1,), (2, 3)])
+def test_a_widened_mask_allows_what_is_new(dtype, lead):
+    mask = torch.rand(*lead, 4, 4) > 0.5
+    mask = mask if dtype == torch.bool else mask.float() - 1
+    wide = widened_mask(mask, 6, 9)
+    assert wide.shape == (*lead, 6, 9) and torch.equal(wide[..., :4, :4], mask)
+    allowed = torch.ones if dtype == torch.bool else torch.zeros
+    assert torch.equal(wide[..., 4:, :], allowed(*lead, 2, 9, dtype=dtype))
+    assert torch.equal(wide[..., :4, 4:], allowed(*lead, 4, 5, dtype=dtype))
+    assert widened_mask(mask, 4, 4) is mask
+    assert widened_mask(mask[..., :1, :], 6, 9).shape == (*lead, 1, 9)
 
 
 def test_an_existing_attention_override_is_called(flux):

@@ -117,6 +117,21 @@ def test_cfg_and_batches(flux, cfg, batch):
     assert len(calls) == (6 if cfg > 1 else 3)
 
 
+def test_another_company_in_the_batch_is_no_refresh(flux, monkeypatch):
+    """The host runs equal conditionings together or apart as memory allows, which may change between steps."""
+    combined = node("ConditioningCombine")(conditioning_1=make_conditioning(0), conditioning_2=make_conditioning(1))[0]
+    patched, positive = apply_dreamo(flux, combined, make_chain(2))
+    recorded, calls = record(with_policy(patched, NEVER))
+    together = sample(recorded, positive, steps=3)
+    recorded, calls = record(with_policy(patched, NEVER))
+    # In the second step there is room for one at a time.
+    wanted = lambda *args, **kwargs: 10**15 if len(calls) in (1, 2) else 1000  # noqa: E731
+    monkeypatch.setattr(flux.model, "memory_required", wanted)
+    result = sample(recorded, positive, steps=3)
+    assert [call.x.shape[0] for call in calls] == [2, 1, 1, 2] and ran(calls) == [2, 0, 0, 0]
+    assert (result - together).abs().max() < 1e-5
+
+
 def test_references_on_the_negative_too(flux):
     patched, positive, calls = fast(flux)
     _, negative = apply_dreamo(flux, make_conditioning(1), make_chain(2))

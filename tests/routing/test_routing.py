@@ -21,9 +21,9 @@ from dreamo_routed.dreamo_core.reuse.policy import ReusePolicy
 from dreamo_routed.dreamo_core.routing import router as participant_module
 from dreamo_routed.dreamo_core.routing.record import Recorder
 from dreamo_routed.dreamo_core.routing.regions import RoutingConditioning, make_region
-from dreamo_routed.dreamo_core.routing.router import Router
+from dreamo_routed.dreamo_core.routing.router import Router, steps_done
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
-from dreamo_routed.dreamo_core.run.keys import RECORDER_KEY, RUN_KEY
+from dreamo_routed.dreamo_core.run.keys import RECORDER_KEY
 from dreamo_routed.dreamo_core.run.run import Run
 from dreamo_routed.dreamo_core.sequence.reference import ReferenceSetting
 from dreamo_routed.dreamo_core.text.placeholders import PlaceholderPositions
@@ -32,6 +32,7 @@ from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.region import DreamORegion, DreamORoutingWords
 from dreamo_routed.nodes.routed_sampler import DreamORoutedSampler, DreamORoutingPreview
 from dreamo_routed.nodes.routing import DreamORouting
+from stand_ins import with_tiles
 from support import (
     apply_dreamo,
     empty_latent,
@@ -468,10 +469,10 @@ def test_torch_compile():
 def make_router(settings, count=2, words=(), **options):
     references = [ReferenceSetting(i) for i in range(1, count + 1)]
     run = options.pop("run", Run())
-    options = {RUN_KEY: run, **options}
     blocks = (Block("double", 0),)
     entry = RoutingConditioning((), words)
-    return Router(settings, references, entry, blocks, GRID, 1, 7, options, True, torch.device("cpu"))
+    device = torch.device("cpu")
+    return Router(settings, references, entry, blocks, GRID, 1, 7, options, True, device, run, 0, lambda: 1.0)
 
 
 def test_kept_keys_of_references_are_biased_and_nothing_is_read_from_them():
@@ -582,7 +583,7 @@ def test_prepended_text_moves_the_words_along(flux, clip):
     original = participant_module.word_maps
 
     def spy(q, k, image, prompt, words):
-        seen.append((prompt, [tuple(at) for at in words]))
+        seen.append((prompt, [tuple(at.tolist()) for at in words]))
         return original(q, k, image, prompt, words)
 
     def prepend(args):
@@ -687,3 +688,67 @@ def test_live_maps_are_shown_while_sampling(flux, monkeypatch):
     assert [preview[1].size for preview in shown] == [(192, 128)] * 4
     low, high = zip(*shown[-1][1].getextrema(), strict=True)
     assert max(high) > max(low)
+
+
+def test_whole_and_area_conditionings_together_do_not_lose_the_run(flux, monkeypatch):
+    """A call for an area has maps of another shape: those of the whole image are shown."""
+    import comfy.utils
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_: None)
+    chain = make_chain(2)
+    patched, positive = apply_dreamo(flux, make_conditioning(), chain)
+    _, second = apply_dreamo(flux, make_conditioning(1), chain)
+    area = nodes.ConditioningSetArea().append(second, 96, 64, 32, 16, 1.0)[0]
+    latent, masks, heat, maps = run_sampler(patched, positive + area, live_maps=True)
+    assert torch.equal(latent["samples"], sample(routed(patched), positive + area, steps=4))
+    assert masks.shape == (2, 128, 192) and len(maps.prompts) == 1
+    # The order in which they are combined does not matter for what is shown.
+    assert run_sampler(patched, area + positive)[1].shape == (2, 128, 192)
+
+
+def test_areas_alone_have_empty_maps_and_a_picture(flux, caplog):
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(2))
+    area = nodes.ConditioningSetArea().append(positive, 96, 64, 32, 16, 1.0)[0]
+    latent, masks, heat, maps = run_sampler(patched, area + make_conditioning(2), empty_latent(batch=2))
+    assert torch.isfinite(latent["samples"]).all() and masks.shape == (4, 128, 192) and masks.max() == 0
+    assert heat.shape == (4, 128, 192, 3)
+    assert sum("its maps are empty" in record.message for record in caplog.records) == 1
+    overlay, steps = DreamORoutingPreview.execute(maps, 0.8).result
+    assert overlay.shape[0] == steps.shape[0] == 2
+
+
+def test_tiles_do_not_lose_the_run_either(flux):
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(1))
+    latent, masks, _, _ = run_sampler(with_tiles(patched, [(0, 12), (12, 24)]), positive)
+    assert torch.isfinite(latent["samples"]).all() and masks.shape == (1, 128, 192)
+
+
+def test_rising_schedules_route(flux):
+    """When an image is turned back into noise the steps are counted from the other end."""
+    patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(2))
+    recorder = Recorder()
+    guider = nodes_custom_sampler.BasicGuider.execute(watched(routed(patched, stop=0.5), recorder), positive).result[0]
+    nodes_custom_sampler.SamplerCustomAdvanced.execute(
+        nodes_custom_sampler.DisableNoise.execute().result[0],
+        guider,
+        nodes_custom_sampler.KSamplerSelect.execute("euler").result[0],
+        torch.linspace(0.05, 0.95, 7),
+        {"samples": torch.rand(1, 16, 16, 24, generator=torch.Generator().manual_seed(1))},
+    )
+    (steps,) = recorder.maps((128, 192)).prompts
+    assert [step.progress for step in steps] == [n / 6 for n in range(6)]
+    changed = [not torch.equal(a.maps, b.maps) for a, b in zip(steps, steps[1:], strict=False)]
+    assert changed == [True, True, False, False, False]
+    assert steps[1].influence.min() < 1
+
+
+def test_steps_done():
+    falling = [1.0, 0.8, 0.5, 0.2, 0.0]
+    assert [steps_done(falling, s) for s in (1.0, 0.9, 0.8, 0.5, 0.3, 0.2, 0.0)] == [0, 0.25, 0.25, 0.5, 0.75, 0.75, 1]
+    # A float32 noise level may be off a bit, to either side; more than that is another place in the schedule.
+    assert [steps_done(falling, 0.8 * (1 + off)) for off in (-9e-6, 9e-6)] == [0.25, 0.25]
+    assert [steps_done(falling, 0.8 * (1 + off)) for off in (-2e-5, 2e-5)] == [0.5, 0.25]
+    rising = [0.1, 0.3, 0.6, 0.9]
+    assert [steps_done(rising, s) for s in (0.1, 0.2, 0.3, 0.6, 0.9)] == [0, 1 / 3, 1 / 3, 2 / 3, 1]
+    assert [steps_done(rising, 0.3 * (1 + off)) for off in (-9e-6, 9e-6, 2e-5)] == [1 / 3, 1 / 3, 2 / 3]
+    assert steps_done([1.0], 0.5) is None and steps_done([], 0.5) is None
