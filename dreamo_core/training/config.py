@@ -46,12 +46,19 @@ class Base:
 
 @dataclass(frozen=True)
 class Model:
-    """Attributes: rank of the LoRA; probed: blocks that Eq. 3 and 4 look into, all if empty."""
+    """What is trained.
+
+    Attributes:
+        rank: of the LoRA.
+        probed: blocks that Eq. 3 and 4 look into, all if empty.
+        begin: a `dreamo.safetensors` of the same rank to train on, instead of a new one.
+    """
 
     rank: int = 128
     condition_embedding: bool = True
     probed: tuple[int, ...] = ()
     gradient_checkpointing: bool = False
+    begin: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from . import flow, parallel
 from .batches import Batch, Batches
 from .config import Run, Stage
 from .encoders import T5Prompts, load_clip, load_t5, t5_inputs
-from .export import export
+from .export import export, load_released
 from .features import Encoders, FeatureStore, file_identity, load_autoencoder
 from .losses import routing_errors, weighted_sum
 from .manifest import read_manifest
@@ -185,6 +185,8 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
         with accelerator.main_process_first():
             stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say if main else _silent)
     model = build_model(run, encoders.t5.config.d_model)
+    if run.model.begin:
+        load_released(model, run.model.begin)
     # Before the processes are joined: all of them then hold the restored parameters.
     place = load_checkpoint(run.output, model)
     if place.stage or place.step:
