@@ -222,7 +222,12 @@ def by_vendors(world: art.Art, scene: scenes.Scene) -> list[list[np.ndarray]]:
     return [[shown(vendor, mirrored) for mirrored in (False, True)] for vendor in range(len(scenes.STYLES))]
 
 
-def score_styles(artist: Artist, world: art.Art, pictures: int, seeds: int) -> dict[str, list[float]]:
+STYLE_WAYS = ("style", "style, none", "style, by word")
+
+
+def score_styles(
+    artist: Artist, world: art.Art, pictures: int, seeds: int, told: Sequence[str] = STYLE_WAYS
+) -> dict[str, list[float]]:
     """The share of right styles by how the model was told, one list entry a seed."""
     chosen = style_tasks(world, pictures)
     drawings = [by_vendors(world, scene) for scene, _ in chosen]
@@ -235,10 +240,10 @@ def score_styles(artist: Artist, world: art.Art, pictures: int, seeds: int) -> d
     shown = np.stack([scenes.draw_reference(world, reference) for _, reference in chosen])
     references = [artist.encode(scenes.to_pixels(shown))]
     ways = {"style": (prompts, references), "style, none": (plain, []), "style, by word": (words, [])}
-    numbers: dict[str, list[float]] = {name: [] for name in ways}
-    for name, way in ways.items():
+    numbers: dict[str, list[float]] = {name: [] for name in told}
+    for name in told:
         for seed in range(seeds):
-            pixels, _ = artist.draw(*way, SEED + seed, 12)
+            pixels, _ = artist.draw(*ways[name], SEED + seed, 12)
             right = []
             for (scene, reference), vendors, picture in zip(chosen, drawings, scenes.to_bytes(pixels), strict=True):
                 part = scenes.window(picture, scene.subjects[0], scenes.SUBJECT_SIDE)

@@ -47,6 +47,7 @@ FLUX_CONFIG = {
     "num_attention_heads": 4, "joint_attention_dim": 64, "pooled_projection_dim": 32, "guidance_embeds": True,
     "axes_dims_rope": (8, 20, 20),
 }  # fmt: skip
+STATE = "base.safetensors"
 TEXT_TOKENS = 24
 """Prompts are padded to this; longer ones stay longer."""
 BATCH = 32
@@ -180,6 +181,14 @@ def load_state(path: Path, model, average, optimizers, generator: torch.Generato
     return spent, step
 
 
+def minutes_spent(work: Path) -> float:
+    """Of training in all, by the state in a folder."""
+    if not (work / STATE).exists():
+        return 0.0
+    with safe_open(work / STATE, "pt") as file:
+        return float(file.metadata()["spent"]) / 60
+
+
 def clip_state(clip: CLIPTextModel) -> dict[str, torch.Tensor]:
     """CLIP's weights under the names of its released files, whatever transformers calls them now."""
     prefix = "text_model."
@@ -198,8 +207,14 @@ def export(average: nn.ModuleDict, weights: Path, about: dict[str, str]) -> None
 
 def train(
     cache: Path, weights: Path, work: Path, tokenizers: Path, minutes: float, seed: int, size: int = BATCH,
-    device: str = "cpu", workers: int = 0, begin: bool = False,
+    device: str = "cpu", workers: int = 0, begin: bool = False, until: float | None = None,
 ) -> None:  # fmt: skip
+    """Train for so many minutes in all, from the last state.
+
+    Args:
+        begin: from the weights that are there, where there is no state yet.
+        until: stop at this time (seconds since the epoch), with fewer.
+    """
     work.mkdir(parents=True, exist_ok=True)
     data = Scenes(art.load(cache), weights, tokenizers, seed, size)
     model = (load(weights) if begin else build(seed)).to(device)
@@ -207,7 +222,7 @@ def train(
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = build_optimizers(model)
     generator = torch.Generator().manual_seed(seed)
-    state, spent, step = work / "base.safetensors", 0.0, 0
+    state, spent, step = work / STATE, 0.0, 0
     if state.exists():
         spent, step = load_state(state, model, average, optimizers, generator)
     limit, started, saved = 60 * minutes, time.time(), time.time()
@@ -218,7 +233,7 @@ def train(
         data, batch_size=None, sampler=itertools.count(step), num_workers=workers, pin_memory=device != "cpu"
     )
     for clean, t5, clip in loader:
-        if spent + (now := time.time() - started) >= limit:
+        if spent + (now := time.time() - started) >= limit or (until is not None and time.time() >= until):
             break
         clean, t5, clip = clean.to(device), t5.to(device), clip.to(device)
         done = (spent + now) / limit
