@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from dreamo_core.training.engine import train
 from dreamo_core.training.resume import progress
 
 from . import art, classifier
+from .intervals import interval, pictures_needed
 from .sampling import Artist, load_artist
-from .score import score
+from .score import over_pictures, over_seeds, score_pictures
 
 
 def without_condition_embedding(run: Run) -> Run:
@@ -145,7 +147,7 @@ class Ablation:
     def _key(self, prompts: str) -> str:
         return f"{prompts} ({self.pictures} pictures, {self.seeds} seeds)"
 
-    def _stored(self, name: str) -> dict[str, dict[str, list[float]]]:
+    def _stored(self, name: str) -> dict[str, dict[str, list[list[float]]]]:
         path = self.of(name).output / "scores.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -166,11 +168,11 @@ class Ablation:
         dreamo = self.weights(name, until)
         if dreamo is None or (until is not None and time.time() > until):
             return False
-        numbers, _ = score(*tools(dreamo), self.pictures, self.seeds, counts=counts, **PROMPTS[prompts])
+        numbers, _ = score_pictures(*tools(dreamo), self.pictures, self.seeds, counts=counts, **PROMPTS[prompts])
         (self.of(name).output / "scores.json").write_text(json.dumps({**found, key: numbers}, indent=1) + "\n")
         return True
 
-    def scores(self, name: str, prompts: str) -> dict[str, list[float]]:
+    def scores(self, name: str, prompts: str) -> dict[str, list[list[float]]]:
         """Those with this number of pictures and seeds, empty if there are none."""
         return self._stored(name).get(self._key(prompts), {})
 
@@ -192,6 +194,37 @@ def as_table(first: str, rows: dict[str, dict[str, list[float]]], columns: tuple
     return "\n".join(lines)
 
 
+def interval_table(first: str, rows: dict[str, dict[str, list[list[float]]]], columns: tuple[str, ...]) -> str:
+    """Markdown: mean and 95 % interval over pictures."""
+    lines = [f"| {first} | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
+    for name, numbers in rows.items():
+        cells = []
+        for column in columns:
+            values = over_pictures(numbers[column]) if column in numbers else []
+            low, high = interval(values) if values else (0.0, 0.0)
+            cells.append(f"{statistics.fmean(values):.3f} ({low:.2f} to {high:.2f})" if values else "–")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def needed_table(rows: dict[str, dict[str, list[list[float]]]], columns: tuple[str, ...]) -> str:
+    """Markdown: the pictures a variant and `full` would have to draw for their gap to exceed its 95 % interval."""
+    full = rows["full"]
+    lines = ["| told apart from full by | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
+    for name, numbers in rows.items():
+        cells = []
+        for column in columns if name != "full" else ():
+            if column not in numbers or column not in full:
+                cells.append("–")
+                continue
+            own, other = over_pictures(full[column]), over_pictures(numbers[column])
+            count = pictures_needed(statistics.fmean(own) - statistics.fmean(other), statistics.pstdev(own))
+            cells.append(f"{count:.0f} pictures" if math.isfinite(count) else "never")
+        if cells:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def tables(ablation: Ablation) -> str:
     """Table 5 and Figure 6 from what is there."""
     variants = {name: ablation.scores(name, own_prompts(name)) for name in VARIANTS}
@@ -199,9 +232,13 @@ def tables(ablation: Ablation) -> str:
         f"{name}, {prompts}": ablation.scores(name, prompts) for name in PLACEHOLDER_VARIANTS for prompts in PROMPTS
     }
     steps = sum(stage.steps for stage in ablation.run.stages)
+    seen = {k: v for k, v in variants.items() if v}
     parts = [f"{steps} steps each; {ablation.seeds} seeds of {ablation.pictures} pictures, mean ± deviation over seeds"]
-    parts += [as_table("variant", {k: v for k, v in variants.items() if v}, COLUMNS)]
-    if found := {k: v for k, v in holders.items() if v}:
+    parts += [as_table("variant", {name: over_seeds(numbers) for name, numbers in seen.items()}, COLUMNS)]
+    parts += ["Mean and 95 % interval over pictures:", interval_table("variant", seen, COLUMNS)]
+    if len(seen) > 1 and "full" in seen:
+        parts += [needed_table(seen, COLUMNS)]
+    if found := {k: over_seeds(v) for k, v in holders.items() if v}:
         parts += [as_table("trained, then prompted", found, PLACEHOLDER_COLUMNS)]
     return "\n\n".join(parts)
 

@@ -1,4 +1,6 @@
-"""Scores of a trained mini DreamO on subjects it has never seen, seeds fixed, with spread over seeds.
+"""Scores of a trained mini DreamO on subjects it has never seen, seeds fixed.
+
+Each with its deviation over seeds and, for there are few prompts, its 95 % interval over them.
 
     python3 scripts/host.py exec -m minidreamo.score CONFIG.toml [DREAMO.safetensors] [--pictures 48] [--seeds 3]
                                                      [--sheet FILE.webp] [--json FILE] [--no-placeholders]
@@ -41,6 +43,7 @@ from dreamo_core.training.config import load_config
 
 from . import art, classifier, scenes
 from .build_data import STYLE_START, style_sample
+from .intervals import interval
 from .sampling import Artist, load_artist
 
 SEED = 20_000
@@ -180,17 +183,20 @@ def measure(judge: classifier.Judge, world: art.Art, task: Task, picture: np.nda
     return by_classifier(judge, task.scene, picture, among) | by_pixels(world, task.scene.subjects, picture, among)
 
 
-def score(
+def score_pictures(
     artist: Artist, world: art.Art, judge: classifier.Judge, pictures: int, seeds: int, placeholders: bool = True,
     counts: Sequence[int] = (1, 2),
 ):  # fmt: skip
-    """Numbers by name, one list entry a seed; and the first seed's pictures by number of references.
+    """Numbers by name, a list of pictures for each seed; and the first seed's pictures by number of references.
 
     Args:
         placeholders: whether the prompts have them.
         counts: numbers of references.
+
+    Returns:
+        A picture's number is the mean over its subjects; the n-th of every seed is of the same prompt.
     """
-    numbers: dict[str, list[float]] = {}
+    numbers: dict[str, list[list[float]]] = {}
     shown = {}
     rng = np.random.default_rng(SEED)
     for count in counts:
@@ -203,11 +209,27 @@ def score(
             found: dict[str, list[float]] = defaultdict(list)
             for task, picture, responses, masks in zip(chosen, drawn, maps, wanted, strict=True):
                 for name, values in measure(judge, world, task, picture, rng).items():
-                    found[name] += values
-                found["IoU"] += [iou(response, mask) for response, mask in zip(responses, masks, strict=True)]
+                    found[name].append(float(np.mean(values)))
+                found["IoU"].append(float(np.mean([iou(r, m) for r, m in zip(responses, masks, strict=True)])))
             for name, values in found.items():
-                numbers.setdefault(f"{name} ({count})", []).append(float(np.mean(values)))
+                numbers.setdefault(f"{name} ({count})", []).append(values)
     return numbers, shown
+
+
+def over_seeds(numbers: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """The mean of every seed, from numbers of its pictures."""
+    return {name: [statistics.fmean(values) for values in seeds] for name, seeds in numbers.items()}
+
+
+def over_pictures(seeds: list[list[float]]) -> list[float]:
+    """One number a prompt, from its pictures with several seeds."""
+    return [statistics.fmean(values) for values in zip(*seeds, strict=True)]
+
+
+def score(*args, **kwargs):
+    """As `score_pictures`, with the mean of every seed in the place of its pictures."""
+    numbers, shown = score_pictures(*args, **kwargs)
+    return over_seeds(numbers), shown
 
 
 def by_vendors(world: art.Art, scene: scenes.Scene) -> list[list[np.ndarray]]:
@@ -227,8 +249,8 @@ STYLE_WAYS = ("style", "style, none", "style, by word")
 
 def score_styles(
     artist: Artist, world: art.Art, pictures: int, seeds: int, told: Sequence[str] = STYLE_WAYS
-) -> dict[str, list[float]]:
-    """The share of right styles by how the model was told, one list entry a seed."""
+) -> dict[str, list[list[float]]]:
+    """Whether the style is right, by how the model was told: a list of pictures for each seed."""
     chosen = style_tasks(world, pictures)
     drawings = [by_vendors(world, scene) for scene, _ in chosen]
     prompts = [scene.text() for scene, _ in chosen]
@@ -240,7 +262,7 @@ def score_styles(
     shown = np.stack([scenes.draw_reference(world, reference) for _, reference in chosen])
     references = [artist.encode(scenes.to_pixels(shown))]
     ways = {"style": (prompts, references), "style, none": (plain, []), "style, by word": (words, [])}
-    numbers: dict[str, list[float]] = {name: [] for name in told}
+    numbers: dict[str, list[list[float]]] = {name: [] for name in told}
     for name in told:
         for seed in range(seeds):
             pixels, _ = artist.draw(*ways[name], SEED + seed, 12)
@@ -248,15 +270,20 @@ def score_styles(
             for (scene, reference), vendors, picture in zip(chosen, drawings, scenes.to_bytes(pixels), strict=True):
                 part = scenes.window(picture, scene.subjects[0], scenes.SUBJECT_SIDE)
                 alike = [max(correlation(part, drawing) for drawing in own) for own in vendors]
-                right.append(int(np.argmax(alike)) == reference.vendor)
-            numbers[name].append(float(np.mean(right)))
+                right.append(float(np.argmax(alike) == reference.vendor))
+            numbers[name].append(right)
     return numbers
 
 
-def table(numbers: dict[str, list[float]]) -> str:
-    return "\n".join(
-        f"{name:20} {statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}" for name, values in numbers.items()
-    )
+def table(numbers: dict[str, list[list[float]]]) -> str:
+    """Mean, deviation of the seeds' means, and the interval over pictures."""
+    lines = []
+    for name, seeds in numbers.items():
+        (low, high), means = interval(over_pictures(seeds)), over_seeds({name: seeds})[name]
+        lines.append(
+            f"{name:20} {statistics.fmean(means):.3f} ± {statistics.pstdev(means):.3f}  95 %: {low:.3f} to {high:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def write_sheet(world: art.Art, shown: dict[int, np.ndarray], pictures: int, path: Path) -> None:
@@ -291,7 +318,9 @@ def main() -> None:
     torch.set_num_threads(run.threads or torch.get_num_threads())
     world, artist = art.load(arguments.art), load_artist(run, arguments.dreamo)
     judge = classifier.load(world)
-    numbers, shown = score(artist, world, judge, arguments.pictures, arguments.seeds, not arguments.no_placeholders)
+    numbers, shown = score_pictures(
+        artist, world, judge, arguments.pictures, arguments.seeds, not arguments.no_placeholders
+    )
     numbers |= score_styles(artist, world, arguments.pictures, arguments.seeds)
     print(table(numbers))
     if arguments.json:

@@ -12,6 +12,7 @@ goes on from there, and without one the training goes on from the published weig
 5. rounds of DreamO (configs/round.toml), each from the last one's weights, as many as there is time for. After each
    the scores on held-out subjects go to STATE/curve.jsonl: `python -m minidreamo.curve` draws what more would gain.
 
+`--publish` puts the last whole round, the decoder and the base into minidreamo/weights.
 `--minutes` is of this call; a stage that it cuts off goes on next time. kill −9 costs at most the last 100 steps.
 """
 
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from dreamo_core.training.config import Run, load_config
 from dreamo_core.training.engine import train
@@ -35,12 +37,12 @@ from dreamo_core.training.resume import progress
 from . import art, build_data, classifier, train_autoencoder, train_base
 from .attention import explicit_attention
 from .sampling import load_artist
-from .score import score, score_styles
+from .score import over_seeds, score, score_styles
+from .store import save_half
 
 HERE = Path(__file__).resolve().parent
 STATE = Path.home() / ".cache" / "minidreamo-state"
 WEIGHTS = ("autoencoder", "t5", "clip", "flux", "dreamo")
-DATA_SEED = 1
 PICTURES, SEEDS = 40, 1
 """Of the scores after a round: 40 pictures with one reference and 40 with two take half a minute."""
 
@@ -104,11 +106,10 @@ def of_state(run: Run, world: World, seed: int = 0) -> Run:
 
 
 def finished(world: World, run: Run) -> int:
-    """How many rounds are."""
-    number = 0
-    while progress(world.round(number + 1))[0] >= len(run.stages):
-        number += 1
-    return number
+    """Number of the last whole round, 0 without any. Earlier ones need not be at hand."""
+    folders = (world.state / "rounds").glob("[0-9][0-9][0-9]")
+    whole = (int(folder.name) for folder in folders if progress(folder)[0] >= len(run.stages))
+    return max(whole, default=0)
 
 
 def train_decoder(world: World, steps: int) -> None:
@@ -138,7 +139,7 @@ def measure(world: World, run: Run, number: int, say=print) -> None:
     drawings = art.load(world.drawings)
     artist = load_artist(of_state(run, world), world.dreamo(number))
     numbers, _ = score(artist, drawings, classifier.load(drawings), PICTURES, SEEDS)
-    numbers |= score_styles(artist, drawings, PICTURES, SEEDS, told=("style",))
+    numbers |= over_seeds(score_styles(artist, drawings, PICTURES, SEEDS, told=("style",)))
     samples = number * sum(stage.steps * stage.batch for stage in run.stages)
     row = {"round": number, "samples": samples, "scores": {name: sum(v) / len(v) for name, v in numbers.items()}}
     with world.curve.open("a", encoding="utf-8") as file:
@@ -147,22 +148,36 @@ def measure(world: World, run: Run, number: int, say=print) -> None:
         "subject (1)", "named (1)", "subject (2)", "named (2)", "swapped (2)", "style")))  # fmt: skip
 
 
-def train_all(world: World, run: Run, samples: int, decoder_steps: int, base_minutes: float, rounds: int) -> None:
-    """Everything there is time for."""
+def publish(world: World, run: Run, folder: Path = HERE / "weights") -> None:
+    """Put the last whole round's DreamO, the decoder where it is whole, and the base into `folder`."""
+    number = finished(world, run)
+    samples = number * sum(stage.steps * stage.batch for stage in run.stages)
+    about = {"rounds": str(number), "samples": str(samples), "seeds": f"1 to {number}"}
+    save_half(load_file(world.dreamo(number)), folder / "dreamo.safetensors", about)
+    decoder = world.state / "decoder" / "autoencoder.safetensors"
+    for name, source in (("autoencoder", decoder), ("flux", world.weights("flux")), ("clip", world.weights("clip"))):
+        if source.exists():
+            (folder / f"{name}.safetensors").write_bytes(source.read_bytes())
+    print(f"{folder} has what {number} rounds gave")
+
+
+def train_all(world: World, run: Run, wanted: argparse.Namespace) -> None:
+    """Everything there is time for; `wanted` are the arguments of the command."""
     begin(world)
     if not (world.drawings / "art.safetensors").exists():
         art.build(world.drawings)
     if not world.manifest.exists():
-        build_data.build(world.drawings, world.manifest.parent, samples, DATA_SEED)
-    train_decoder(world, decoder_steps)
-    if train_base.minutes_spent(world.state / "base") < base_minutes and not world.over:
+        build_data.build(world.drawings, world.manifest.parent, wanted.samples, wanted.data_seed)
+    train_decoder(world, wanted.decoder_steps)
+    if train_base.minutes_spent(world.state / "base") < wanted.base_minutes and not world.over:
         train_base.train(
             world.drawings, world.weights("").parent, world.state / "base", run.base.t5_tokenizer.parents[1],
-            base_minutes, seed=0, size=64, device=world.device, begin=True, until=world.until,
+            wanted.base_minutes, seed=0, size=wanted.base_batch, device=world.device, begin=True, until=world.until,
         )  # fmt: skip
-    while not world.over and finished(world, run) < rounds and train_round(world, run, finished(world, run) + 1):
+    while not world.over and finished(world, run) < wanted.rounds and train_round(world, run, finished(world, run) + 1):
         for number in range(finished(world, run) + 1):
-            measure(world, run, number)
+            if world.dreamo(number).exists():
+                measure(world, run, number)
     print(f"{finished(world, run)} rounds are whole; the same command goes on", flush=True)
 
 
@@ -173,16 +188,20 @@ def main() -> None:
     parser.add_argument("--art", type=Path, default=classifier.CACHE / "art")
     parser.add_argument("--minutes", type=float, default=600, help="of this call")
     parser.add_argument("--samples", type=int, default=40_000, help="of the data")
-    parser.add_argument("--decoder-steps", type=int, default=2500)
+    parser.add_argument("--data-seed", type=int, default=1, help="another one on every machine that makes its own data")
+    parser.add_argument("--decoder-steps", type=int, default=3000)
     parser.add_argument("--base-minutes", type=float, default=0, help="of training the base on, in all calls together")
+    parser.add_argument("--base-batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1000, help="stop after so many in all")
     parser.add_argument("--device", default="cpu", help="of the base; the rounds take a GPU where there is one")
-    parser.add_argument("--publish", action="store_true", help="afterwards, put what is best in minidreamo/weights")
+    parser.add_argument("--publish", action="store_true", help="afterwards, put it into minidreamo/weights")
     arguments = parser.parse_args()
     run = load_config(arguments.config)
     torch.set_num_threads(run.threads or torch.get_num_threads())
     world = World(arguments.state, arguments.art, time.time() + 60 * arguments.minutes, arguments.device)
-    train_all(world, run, arguments.samples, arguments.decoder_steps, arguments.base_minutes, arguments.rounds)
+    train_all(world, run, arguments)
+    if arguments.publish:
+        publish(world, run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 import training_world
 
 from dreamo_core.training.config import load_config
-from minidreamo import ablation, art, classifier, routing_blocks, scenes, score
+from minidreamo import ablation, art, classifier, intervals, routing_blocks, scenes, score
 
 NAMES = [f"thing {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
@@ -127,6 +127,18 @@ def test_scores_of_a_perfect_and_of_an_exchanging_artist(world, judge):
     assert numbers["swapped (2)"] == numbers["pixels swapped (2)"] == [1.0] and "IoU (1)" not in numbers
 
 
+def test_a_mean_and_its_interval_are_of_the_same_pictures(world, judge):
+    numbers, _ = score.score_pictures(Copyist(world), world, judge, pictures=12, seeds=2, counts=(2,))
+    assert all(len(seeds) == 2 and {len(s) for s in seeds} == {12} for seeds in numbers.values())
+    means, _ = score.score(Copyist(world), world, judge, pictures=12, seeds=2, counts=(2,))
+    assert means == score.over_seeds(numbers)
+    assert np.mean(score.over_pictures(numbers["named (2)"])) == pytest.approx(np.mean(means["named (2)"]))
+    line = score.table({"half": [[0.0, 1.0] * 8, [0.0, 1.0] * 8], "all": [[1.0] * 16, [1.0] * 16]}).splitlines()
+    assert line[0].split()[1:4] == ["0.500", "±", "0.000"] and line[1].endswith("1.000 to 1.000")
+    low, high = (float(line[0].split()[n]) for n in (-3, -1))
+    assert 0.2 < low < 0.35 and 0.65 < high < 0.8
+
+
 class Stylist:
     """Draws the common subject as the reference's vendor does, or as the word says, or as the first vendor."""
 
@@ -148,7 +160,7 @@ class Stylist:
 
 
 def test_styles_are_told_apart(world):
-    numbers = score.score_styles(Stylist(world), world, pictures=20, seeds=2)
+    numbers = score.over_seeds(score.score_styles(Stylist(world), world, pictures=20, seeds=2))
     vendors = [reference.vendor for _, reference in score.style_tasks(world, 20)]
     assert numbers["style"] == numbers["style, by word"] == [1.0, 1.0]
     assert numbers["style, none"] == [vendors.count(0) / 20] * 2 and len(set(vendors)) > 2
@@ -202,9 +214,10 @@ def test_variants_are_trained_scored_and_kept_one_by_one(run, tmp_path, monkeypa
 
     def fake_score(path, world, judge, pictures, seeds, counts, placeholders):
         scored.append((path.parent.name, counts, placeholders))
-        return {f"{name} ({c})": [0.1 * len(scored)] * seeds for c in counts for name in ("swapped", "IoU")}, {}
+        values = [[0.1 * len(scored) + 0.01, 0.1 * len(scored) - 0.01]] * seeds
+        return {f"{name} ({c})": values for c in counts for name in ("swapped", "IoU")}, {}
 
-    monkeypatch.setattr(ablation, "score", fake_score)
+    monkeypatch.setattr(ablation, "score_pictures", fake_score)
     work = ablation.Ablation(run, tmp_path / "out", pictures=4, seeds=2)
     job = ("no routing loss", "with placeholders", (1, 2), lambda dreamo: (dreamo, None, None))
     with torch.enable_grad():
@@ -218,6 +231,11 @@ def test_variants_are_trained_scored_and_kept_one_by_one(run, tmp_path, monkeypa
     assert work.measure("full", "without placeholders", (2,), job[3], None)
     assert scored[-1] == ("elsewhere", (2,), False)
     assert "| full, without placeholders | 0.200 ± 0.000 |" in ablation.tables(work)
+    assert work.measure("full", "with placeholders", (1, 2), job[3], None)
+    text = ablation.tables(work)
+    assert "0.300 (0.29 to 0.31)" in text
+    # A gap of 0.2 at a deviation of 0.01.
+    assert f"{intervals.pictures_needed(0.2, 0.01):.0f} pictures" in text and "| told apart from full by |" in text
 
 
 def test_a_folder_of_another_base_is_refused(run, tmp_path):

@@ -129,6 +129,21 @@ def test_rounds_follow_one_another_and_go_on_where_they_were_cut_off(tiny):
     assert all(0 < m < 1 for m in moved) and moved[0] != moved[1]
 
 
+def test_published_are_the_last_whole_round_and_the_decoder(tiny, tmp_path):
+    world, run = tiny
+    with torch.enable_grad():
+        train_all.train_round(world, run, 1)
+        train_all.train_round(replace(world, until=0.0), run, 2)
+    (world.state / "decoder").mkdir()
+    (world.state / "decoder" / "autoencoder.safetensors").write_bytes(b"a decoder")
+    (tmp_path / "out").mkdir()
+    train_all.publish(world, run, tmp_path / "out")
+    wanted, given = load_file(world.dreamo(1)), load_file(tmp_path / "out" / "dreamo.safetensors")
+    assert all(torch.equal(wanted[key].half(), given[key]) for key in wanted) and wanted.keys() == given.keys()
+    assert (tmp_path / "out" / "autoencoder.safetensors").read_bytes() == b"a decoder"
+    assert (tmp_path / "out" / "flux.safetensors").read_bytes() == world.weights("flux").read_bytes()
+
+
 def test_a_state_keeps_its_own_weights(tiny, tmp_path):
     world, _ = tiny
     before = world.weights("dreamo").stat().st_mtime_ns
@@ -220,7 +235,7 @@ def test_scores_of_a_round_are_written_once(tiny, monkeypatch):
     monkeypatch.setattr(train_all.art, "load", lambda cache: None)
     monkeypatch.setattr(train_all.classifier, "load", lambda drawings: None)
     monkeypatch.setattr(train_all, "score", lambda *args: (made, {}))
-    monkeypatch.setattr(train_all, "score_styles", lambda *args, told: {"style": [0.5]})
+    monkeypatch.setattr(train_all, "score_styles", lambda *args, told: {"style": [[0.0, 1.0]]})
     said = []
     for _ in range(2):
         train_all.measure(world, run, 0, said.append)
