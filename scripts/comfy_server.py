@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import socket
 import subprocess
+import sys
 import time
-import urllib.error
-import urllib.request
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import host
+
+# Behind everything: `nodes` must stay the host's in the tests.
+sys.path.append(str(host.REPO))
+
+from dreamo_core.measure.client import ComfyClient, Event, PromptError, ServerLost  # noqa: E402
+
+__all__ = ["PromptError", "Server", "free_port"]
 
 
 def free_port() -> int:
@@ -25,15 +27,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class PromptError(RuntimeError):
-    """The server refused or failed a prompt; `details` is what it said."""
-
-    def __init__(self, message: str, details: Any = None):
-        super().__init__(message)
-        self.details = details
-
-
-class Server:
+class Server(ComfyClient):
     """The real server on the loopback address, for as long as the `with` block runs.
 
     Args:
@@ -43,8 +37,8 @@ class Server:
 
     def __init__(self, base: Path, port: int | None = None, threads: int | None = None, start_timeout: float = 180):
         self.base, self.port, self.threads, self.start_timeout = base, port or free_port(), threads, start_timeout
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.log_file = base / "server.log"
-        self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> Server:
@@ -79,68 +73,19 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"The server stopped with code {self.process.returncode}:\n{self.log()[-3000:]}")
             try:
-                self.get("/system_stats")
+                self.system_stats()
                 return
-            except (urllib.error.URLError, ConnectionError):
+            except ServerLost:
                 time.sleep(0.25)
         raise RuntimeError(f"The server was not ready after {self.start_timeout} s:\n{self.log()[-3000:]}")
 
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return json.load(answer)
-
-    def object_info(self) -> dict[str, Any]:
-        return self.get("/object_info")
-
     def run(self, prompt: dict[str, Any], on_progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-        """Queue a prompt, follow it over the websocket, and return its outputs by node.
+        """As `ComfyClient.run`, with progress in lines of text."""
 
-        Raises:
-            PromptError: the server refused the prompt, or a node failed.
-        """
-        return asyncio.run(self._run(prompt, on_progress))
+        def watch(event: Event) -> None:
+            on_progress(f"  step {event.step} of {event.steps}" if event.steps else event.type)
 
-    async def _run(self, prompt: dict[str, Any], on_progress: Callable[[str], None]) -> dict[str, Any]:
-        client = uuid.uuid4().hex
-        async with aiohttp.ClientSession() as session:
-            async with session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_:
-                body = {"prompt": prompt, "client_id": client}
-                async with session.post(f"{self.url}/prompt", json=body) as answer:
-                    result = await answer.json()
-                if answer.status != 200:
-                    raise PromptError(f"The server refused the prompt: {json.dumps(result, indent=1)}", result)
-                await self._follow(socket_, prompt, result["prompt_id"], on_progress)
-            return await self._outputs(session, result["prompt_id"])
-
-    async def _outputs(self, session: aiohttp.ClientSession, prompt_id: str) -> dict[str, Any]:
-        # The server announces success a moment before it writes the history.
-        for _ in range(100):
-            async with session.get(f"{self.url}/history/{prompt_id}") as answer:
-                history = await answer.json()
-            if prompt_id in history:
-                return history[prompt_id]["outputs"]
-            await asyncio.sleep(0.1)
-        raise PromptError("The server has no history of a run that succeeded.")
-
-    async def _follow(self, socket_: Any, prompt: dict[str, Any], prompt_id: str, on_progress: Callable) -> None:
-        async for message in socket_:
-            if message.type != aiohttp.WSMsgType.TEXT:
-                continue
-            event = json.loads(message.data)
-            kind, data = event["type"], event["data"]
-            if data.get("prompt_id") != prompt_id:
-                continue
-            if kind == "executing" and data["node"] is not None:
-                on_progress(prompt[data["node"]]["class_type"])
-            elif kind == "progress":
-                on_progress(f"  step {data['value']} of {data['max']}")
-            elif kind == "execution_error":
-                raise PromptError(f"{data['node_type']}: {data['exception_message'].strip()}", data)
-            elif kind == "execution_interrupted":
-                raise PromptError("The run was interrupted.", data)
-            elif kind == "execution_success":
-                return
-        raise PromptError("The server closed the connection.")
+        return super().run(prompt, watch)
 
     def image_files(self, outputs: dict[str, Any], kind: str = "output") -> list[Path]:
         """Files of the pictures that a run saved ("output") or previewed ("temp")."""

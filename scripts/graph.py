@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-NOT_EXECUTED = {"Note", "MarkdownNote"}
-BYPASSED, MUTED = 4, 2
+# Behind everything: `nodes` must stay the host's in the tests.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from dreamo_core.measure.prompt import (  # noqa: E402
+    MUTED,
+    NOT_EXECUTED,
+    default_of,
+    has_control,
+    has_upload,
+    inputs_of,
+    is_widget,
+    replace_loaders,
+    to_prompt,
+    widget_values,
+)
+
+__all__ = [
+    "DEMO_NODES", "LOADERS", "MUTED", "NOT_EXECUTED", "Graph", "Slot", "default_of", "has_control", "has_upload", "inputs_of",
+    "is_widget", "note_height", "save", "to_prompt", "use_demo_models", "widget_values",
+]  # fmt: skip
 
 # In the canvas' own units. A node's position is that of its body: its title lies above.
 NODE_WIDTH, NOTE_WIDTH = 300, 460
@@ -26,38 +44,6 @@ class Slot(NamedTuple):
     node: int
     index: int
     type: str
-
-
-def inputs_of(info: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
-    """All inputs of a node class, in the front end's order: name, type, options."""
-    found = []
-    for group in ("required", "optional"):
-        for name, spec in info["input"].get(group, {}).items():
-            found.append((name, spec[0], spec[1] if len(spec) > 1 else {}))
-    return found
-
-
-def is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
-
-
-def has_control(name: str, kind: Any, options: dict[str, Any]) -> bool:
-    """Whether the front end puts a "control after generate" widget behind this one."""
-    return bool(options.get("control_after_generate")) or (kind == "INT" and name in ("seed", "noise_seed"))
-
-
-def has_upload(options: dict[str, Any]) -> bool:
-    """Whether the front end puts an upload button behind this one."""
-    return bool(options.get("image_upload"))
-
-
-def default_of(kind: Any, options: dict[str, Any]) -> Any:
-    if "default" in options:
-        return options["default"]
-    choices = kind if isinstance(kind, list) else options.get("options", [])
-    if choices:
-        return choices[0]
-    return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 
 def note_height(text: str) -> int:
@@ -186,46 +172,6 @@ def save(workflow: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
 
 
-def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """A saved node's widget values by input name; widgets that came after it was saved have their defaults.
-
-    Raises:
-        ValueError: more values were saved than the class has widgets.
-    """
-    saved, values = list(node.get("widgets_values", [])), {}
-    for name, kind, options in inputs_of(info):
-        if not is_widget(kind, options):
-            continue
-        values[name] = saved.pop(0) if saved else default_of(kind, options)
-        if has_control(name, kind, options) or has_upload(options):
-            del saved[:1]
-    if saved:
-        raise ValueError(f"{node['type']} (node {node['id']}) has {len(saved)} saved values too many.")
-    return values
-
-
-def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """What the front end would send to the server for this workflow.
-
-    Raises:
-        ValueError: a node class that the server does not know.
-    """
-    links = {link[0]: link for link in workflow["links"]}
-    prompt = {}
-    for node in workflow["nodes"]:
-        if node["type"] in NOT_EXECUTED or node.get("mode") in (BYPASSED, MUTED):
-            continue
-        if node["type"] not in object_info:
-            raise ValueError(f"The server has no node {node['type']} (node {node['id']}).")
-        inputs = widget_values(node, object_info[node["type"]])
-        for slot in node["inputs"]:
-            if slot["link"] is not None:
-                _, source, index, *_ = links[slot["link"]]
-                inputs[slot["name"]] = [str(source), index]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return prompt
-
-
 DEMO_NODES = {
     "demo": {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
     "demo_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
@@ -244,14 +190,4 @@ LOADERS = {
 
 def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:
     """The prompt with its model loaders replaced by the demo loaders; everything else stays as it is."""
-    swapped = dict(DEMO_NODES)
-    targets = {node: LOADERS[n["class_type"]] for node, n in prompt.items() if n["class_type"] in LOADERS}
-    for node, content in prompt.items():
-        if node in targets:
-            continue
-        inputs = {
-            name: targets[value[0]] if isinstance(value, list) and value[0] in targets else value
-            for name, value in content["inputs"].items()
-        }
-        swapped[node] = {**content, "inputs": inputs}
-    return swapped
+    return replace_loaders(prompt, DEMO_NODES, LOADERS)

@@ -1,0 +1,89 @@
+"""What a run on the server costs: seconds a step, and the memory it takes at most."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .client import ComfyClient, Event, ServerLost
+
+POLL = 0.1
+"""Seconds between two looks at the server's memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took.
+
+    Attributes:
+        seconds: from queueing to the last output, loading of models included.
+        step_seconds: median time from one sampling step to the next; None with fewer than two steps.
+        steps: sampling steps that were reported.
+        peak_bytes: most memory of the device in use at any look (on a CPU server the computer's), everything on it
+            included; None if the server does not say.
+        reserved_bytes: most that torch held of it.
+    """
+
+    seconds: float
+    step_seconds: float | None
+    steps: int
+    peak_bytes: int | None
+    reserved_bytes: int | None
+
+
+class _MemoryWatch:
+    """Looks at the server's memory every `POLL` seconds for as long as the `with` block runs."""
+
+    def __init__(self, client: ComfyClient):
+        self.client, self.used, self.reserved = client, [], []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._done.wait(POLL):
+            try:
+                (device, *_) = self.client.system_stats()["devices"]
+            except (ServerLost, ValueError):
+                # The run itself says so; what was seen until then counts.
+                return
+            self.used.append(device["vram_total"] - device["vram_free"])
+            self.reserved.append(device["torch_vram_total"])
+
+    def __enter__(self) -> _MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def step_seconds(reports: list[Event]) -> float | None:
+    """Median time between two consecutive steps of the node that reported the most steps (the sampler)."""
+    by_node: dict[str, list[Event]] = {}
+    for event in reports:
+        if event.steps:
+            by_node.setdefault(event.node, []).append(event)
+    steps = max(by_node.values(), key=len, default=[])
+    gaps = [b.at - a.at for a, b in zip(steps, steps[1:], strict=False) if b.step == a.step + 1]
+    return statistics.median(gaps) if gaps else None
+
+
+def timed_run(client: ComfyClient, prompt: dict[str, Any]) -> tuple[dict[str, Any], Cost]:
+    """Run a prompt; its outputs by node, and what it cost.
+
+    Raises:
+        PromptError, ServerLost: as `ComfyClient.run`.
+    """
+    reports: list[Event] = []
+    client.free_memory()
+    started = time.monotonic()
+    with _MemoryWatch(client) as memory:
+        outputs = client.run(prompt, reports.append)
+    seconds = time.monotonic() - started
+    peak, reserved = (max(values, default=None) for values in (memory.used, memory.reserved))
+    steps = max((event.steps for event in reports), default=0)
+    return outputs, Cost(seconds, step_seconds(reports), steps, peak, reserved)
