@@ -61,8 +61,8 @@ class ComfyClient:
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.read()
-        except urllib.error.HTTPError:
-            raise
+        except urllib.error.HTTPError as error:
+            raise PromptError(f"The server said {error.code} {error.reason} to {path.partition('?')[0]}.") from error
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             raise ServerLost(f"There is no answer from {self.url} ({error}); start ComfyUI.") from error
 
@@ -71,6 +71,7 @@ class ComfyClient:
 
         Raises:
             ServerLost: no answer.
+            PromptError: the server refused.
         """
         return json.loads(self._request(path))
 

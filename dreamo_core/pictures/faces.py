@@ -32,6 +32,12 @@ FFHQ_TEMPLATE = np.array(
 )
 """Eyes, nose tip, mouth corners, left of the picture first, in a 512 × 512 crop (FFHQ, as facexlib)."""
 
+ARCFACE_SIDE = 112
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""The same points in the 112 × 112 crop that face recognition networks are trained on (Deng et al. 2019, "ArcFace")."""
+
 MIN_DETECTION = 0.5
 """Detections surer than this are looked at by the landmark network, which has the last word."""
 MIN_PRESENCE = 0.5
@@ -187,17 +193,19 @@ def find_faces(picture: np.ndarray) -> list[Face]:
     return sorted((face for face in faces if face is not None), key=lambda face: -face.size)
 
 
-def align(picture: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The face upright in a 512 × 512 crop (uint8), as facexlib warps it, and the affine map (2, 3) that does it.
+def align(
+    picture: np.ndarray, points: np.ndarray, template: np.ndarray = FFHQ_TEMPLATE, side: int = FACE_SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """The face upright in a square crop (uint8), as facexlib warps it, and the affine map (2, 3) that does it.
 
     Args:
         picture: (h, w, 3) uint8.
         points: (5, 2) as `FFHQ_TEMPLATE`.
+        template: where the points go in the crop (5, 2).
+        side: of the crop.
     """
-    affine = cv2.estimateAffinePartial2D(points, FFHQ_TEMPLATE, method=cv2.LMEDS)[0]
-    crop = cv2.warpAffine(
-        picture, affine, (FACE_SIZE, FACE_SIZE), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
-    )
+    affine = cv2.estimateAffinePartial2D(points, template, method=cv2.LMEDS)[0]
+    crop = cv2.warpAffine(picture, affine, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
     return crop, affine
 
 
