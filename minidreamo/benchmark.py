@@ -1,4 +1,4 @@
-"""The mini world as a benchmark like the papers': held-out subjects, drawn by the real server, judged by its classifier.
+"""The mini world as a benchmark like the papers': unseen subjects, drawn by the real server, judged by its classifier.
 
     python3 scripts/host.py exec -m minidreamo.benchmark --data DIR [--art CACHE_DIR] [--pictures 24] [--counts 1 2]
 

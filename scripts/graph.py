@@ -24,8 +24,8 @@ from dreamo_core.measure.prompt import (  # noqa: E402
 )
 
 __all__ = [
-    "DEMO_NODES", "LOADERS", "MUTED", "NOT_EXECUTED", "Graph", "Slot", "default_of", "has_control", "has_upload", "inputs_of",
-    "is_widget", "note_height", "save", "to_prompt", "use_demo_models", "widget_values",
+    "DEMO_NODES", "LOADERS", "MUTED", "NOT_EXECUTED", "Graph", "Slot", "default_of", "has_control", "has_upload",
+    "inputs_of", "is_widget", "note_height", "save", "to_prompt", "use_demo_models", "widget_values",
 ]  # fmt: skip
 
 # In the canvas' own units. A node's position is that of its body: its title lies above.

@@ -237,5 +237,3 @@ def find_graph(spec: str, changes: Mapping[str, Any], placeholders: bool) -> Gra
     if spec.endswith(".json"):
         return SavedGraph(Path(spec), changes, placeholders)
     return find_plugin(spec, "graph", "a .json file or package.module:attribute")
-
-

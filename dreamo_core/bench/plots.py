@@ -7,14 +7,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-INK, LOW, HIGH = "#2b5f9e", "#b3261e", "#2c7a4b"
+INK, PALE = "#1f4e8c", "#9aa5b1"
+COLUMNS = 6
+
+
+def _panels(scores: pd.DataFrame, side: float) -> tuple[Figure, list]:
+    """A figure with an axis a metric, `COLUMNS` in a row; its (axis, metric, rows of the metric)."""
+    parts = list(scores.groupby("metric"))
+    columns = min(COLUMNS, len(parts))
+    rows = -(-len(parts) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * 1.15 * rows), squeeze=False)
+    for empty in axes.flat[len(parts) :]:
+        empty.set_axis_off()
+    return figure, [(axis, *part) for axis, part in zip(axes.flat, parts, strict=False)]
 
 
 def spreads(scores: pd.DataFrame) -> Figure:
     """Where the pictures of each metric lie: a violin with the quartiles, each metric on an axis of its own."""
-    parts = list(scores.groupby("metric"))
-    figure, axes = plt.subplots(1, len(parts), figsize=(2.1 * len(parts) + 0.6, 2.6), squeeze=False)
-    for axis, (metric, part) in zip(axes[0], parts, strict=True):
+    figure, panels = _panels(scores, 1.75)
+    for axis, metric, part in panels:
         values = part["value"].to_numpy()
         if len(values) > 1 and np.ptp(values) > 0:
             axis.violinplot(values, showextrema=False, quantiles=[0.25, 0.5, 0.75])
@@ -30,17 +41,13 @@ def spreads(scores: pd.DataFrame) -> Figure:
 def forest(table: pd.DataFrame) -> Figure:
     """B − A of every metric with its interval, in units of A's spread: what crosses the line may be chance."""
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(table) + 1))
-    scale = table["in spreads of A"] / table["B − A"].where(table["B − A"] != 0)
-    for row, (metric, values) in enumerate(table[::-1].iterrows()):
-        unit = scale[metric]
-        if not np.isfinite(unit):
+    for row, (_, values) in enumerate(table[::-1].iterrows()):
+        if not values["spread of A"] > 0:
             continue
-        ends = np.array([values["low"], values["high"]]) * unit
-        certain = ends[0] > 0 or ends[1] < 0
-        colour = INK if not certain else HIGH if values["B − A"] > 0 else LOW
-        if np.isfinite(ends).all():
-            axis.plot(ends, [row, row], color=colour, lw=2)
-        axis.plot(values["in spreads of A"], row, "o", color=colour)
+        low, middle, high = (values[name] / values["spread of A"] for name in ("low", "B − A", "high"))
+        colour = INK if low > 0 or high < 0 else PALE
+        axis.plot([low, high], [row, row], color=colour, lw=2)
+        axis.plot(middle, row, "o", color=colour)
     axis.axvline(0, color="gray", lw=1)
     axis.set_yticks(range(len(table)), list(table.index[::-1]), fontsize=8)
     axis.set_ylim(-0.6, len(table) - 0.4)
@@ -51,9 +58,8 @@ def forest(table: pd.DataFrame) -> Figure:
 
 def pairs(both: pd.DataFrame) -> Figure:
     """Every group's mean under A against that under B; on the line nothing changed."""
-    parts = list(both.groupby("metric"))
-    figure, axes = plt.subplots(1, len(parts), figsize=(2.4 * len(parts), 2.6), squeeze=False)
-    for axis, (metric, part) in zip(axes[0], parts, strict=True):
+    figure, panels = _panels(both, 1.9)
+    for axis, metric, part in panels:
         mean = part.groupby("group")[["a", "b"]].mean()
         ends = [mean.to_numpy().min(), mean.to_numpy().max()]
         axis.plot(ends, ends, color="gray", lw=1)

@@ -59,7 +59,7 @@ def _extremes(scores: pd.DataFrame, cases: Mapping[str, Case], out: Path) -> lis
             for row in chosen.itertuples()
             for shown in _captioned(cases[row.case], row.seed, out, f"{row.value:.4g}: {cases[row.case].prompt}")
         ]
-        sections.append(Section(f"{metric}: highest and lowest", pictures=pictures))
+        sections.append(Section(f"{metric}: highest and lowest", pictures=pictures, listed=False))
     return sections
 
 
@@ -100,9 +100,10 @@ def run_report(
         if beside:
             sections.append(Section("Beside the papers", tables=beside))
         data |= {"means": _records(found), "papers": {name: _records(table) for name, table in beside.items()}}
-        sections += _extremes(scores, by_id, out)
     if drawn:
-        sections.insert(len(sections) if scores is None else 2, _examples(by_id, drawn, out))
+        sections.append(_examples(by_id, drawn, out))
+    if scores is not None and len(scores):
+        sections += _extremes(scores, by_id, out)
     sections.append(Section("Machine", facts=facts))
     page = render(benchmark.title, f"{len(drawn)} pictures of {len(every)}", sections)
     write_whole(out / "report.html", scrub.text(page).encode())
@@ -149,7 +150,7 @@ def compare_report(
             for letter, run, value in zip("AB", runs, (row.a, row.b), strict=True):
                 with Image.open(picture_path(run, row.case, row.seed)) as picture:
                     pictures.append(show_picture(picture, f"{letter} {value:.4g}: {prompt} (seed {row.seed})"))
-        sections.append(Section(f"{metric}: largest changes", pictures=pictures))
+        sections.append(Section(f"{metric}: largest changes", pictures=pictures, listed=False))
     title = f"A: {names[0]}, B: {names[1]}"
     page = render("Two settings compared", title, sections)
     write_whole(out / "report.html", scrub.text(page).encode())

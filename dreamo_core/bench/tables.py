@@ -55,14 +55,13 @@ def joined(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(both: pd.DataFrame) -> pd.DataFrame:
-    """A row a metric: means of A and B, B − A with its interval, p, and the same in units of A's spread."""
+    """A row a metric: means of A and B, B − A with its interval, p, and the standard deviation of A's pictures."""
     rows = {}
     for metric, part in both.groupby("metric"):
         found = difference_of(part["a"].tolist(), part["b"].tolist(), part["group"].tolist())
-        spread = part["a"].std() or float("nan")
         rows[metric] = {
             "A": part["a"].mean(), "B": part["b"].mean(), "B − A": found.mean.mean, "low": found.mean.low,
-            "high": found.mean.high, "p": found.p, "in spreads of A": found.mean.mean / spread,
+            "high": found.mean.high, "p": found.p, "spread of A": part["a"].std(),
             "pictures": found.mean.count, "groups": found.mean.groups,
         }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index")

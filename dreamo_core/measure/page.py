@@ -55,6 +55,8 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     pictures: Sequence[Shown] = ()
     details: str = ""
+    listed: bool = True
+    """Whether the page's list of sections names it."""
 
 
 def _address(content: bytes, kind: str) -> str:
@@ -79,7 +81,9 @@ def show_figure(figure: Figure, caption: str = "") -> Shown:
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    return table.to_html(border=0, na_rep="–", float_format=lambda value: f"{value:.4g}", justify="left")
+    return table.to_html(
+        border=0, na_rep="–", float_format=lambda value: f"{value:.4f}", justify="left", index_names=False
+    )
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -129,9 +129,7 @@ def realcustom_cases(root: Path) -> list[Case]:
     cases = []
     for s in subjects:
         photo = f"a photo of a {s.kind}"
-        cases.append(
-            Case(identifier(s.name, "photo"), photo, photo, (s.reference,), s.name, scored=frozenset({IMAGE}))
-        )
+        cases.append(Case(identifier(s.name, "photo"), photo, photo, (s.reference,), s.name, scored=frozenset({IMAGE})))
         for n, prompt in enumerate(prompts.of(s.kind)):
             text = prompt.format(s.kind)
             cases.append(Case(identifier(s.name, n), text, text, (s.reference,), s.name, scored=frozenset({TEXT})))
