@@ -28,7 +28,7 @@ from support import REPO, apply_dreamo, make_chain, make_embeddings, make_model,
 
 TOLERANCE = 1e-5
 
-OFFICIAL = json.loads((REPO / "tests" / "data" / "official_token_ids.json").read_text())["prompts"]
+OFFICIAL = json.loads((REPO / "dreamo_core" / "check" / "official_token_ids.json").read_text())["prompts"]
 T5_TOKENIZER = Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
 
 PROMPTS = [
