@@ -13,7 +13,7 @@ ORACLE = load_file(REPO / "tests" / "data" / "litert_outputs.safetensors")
 
 @pytest.mark.parametrize("name", ["face_detection", "face_landmarks", "person"])
 def test_equals_litert(name):
-    net = load_graph_net(REPO / "dreamo_core" / "weights" / f"{name}.safetensors")
+    net = load_graph_net(REPO / "dreamo_core" / "pictures" / "weights" / f"{name}.safetensors")
     picture = F.interpolate(ORACLE[f"{name}.noise"], scale_factor=8, mode="bilinear").permute(0, 2, 3, 1)
     for i, output in enumerate(net(picture)):
         theirs = ORACLE[f"{name}.{i}"].float()  # kept in half precision
@@ -22,6 +22,6 @@ def test_equals_litert(name):
 
 
 def test_wrong_input_size_is_named():
-    net = load_graph_net(REPO / "dreamo_core" / "weights" / "person.safetensors")
+    net = load_graph_net(REPO / "dreamo_core" / "pictures" / "weights" / "person.safetensors")
     with pytest.raises(ValueError, match=r"\(1, 256, 256, 3\), got \(1, 64, 64, 3\)"):
         net(torch.zeros(1, 64, 64, 3))
