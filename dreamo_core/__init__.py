@@ -36,5 +36,6 @@ The rooms, top to bottom; a room imports from those below it (`pyproject.toml` h
     routing/   checkpoint/   maps, masks, regions, router; files and LoRA
     reuse/     sequence/     policy, cache, store, cost; section 3.1
     attention/ text/         bias, layout, hooks, response maps; section 3.3
-    run/  pictures/  flux.py state of a run; what the model sees (the only room with OpenCV); names and sizes of FLUX.1
+    run/       pictures/     state of a run; what the model sees (the only room with OpenCV)
+    flux.py    files.py      names and sizes of FLUX.1; files that are there whole or not at all
 """

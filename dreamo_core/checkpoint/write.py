@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
+from ..files import save_whole
 from ..sequence.embeddings import INDEX_KEY, PLACEHOLDER_KEY, TASK_KEY, Embeddings
 from .lora.collect import listing
 from .lora.layer import LoraLayer
@@ -29,17 +28,6 @@ _RELEASED = {
     "linear2": "proj_lora",
 }
 _RELEASED_PREFIX = "lora_unet"
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write beside and rename, so that no reader ever meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, scratch, metadata)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def embedding_tensors(embeddings: Embeddings) -> dict[str, torch.Tensor]:
@@ -90,7 +78,7 @@ def write_dreamo(path: Path, layers: Mapping[Slot, LoraLayer], embeddings: Embed
     for slot, layer in fused.items():
         tensors[f"{_released_key(slot)}.down.weight"] = layer.down
         tensors[f"{_released_key(slot)}.up.weight"] = _scaled_up(layer)
-    _save(tensors, path, {"format": "pt"})
+    save_whole(tensors, path, {"format": "pt"})
 
 
 def _most_common(values: list) -> int | float:
@@ -143,10 +131,10 @@ def write_peft_folder(folder: Path, layers: Mapping[Slot, LoraLayer], embeddings
         "base_model_name_or_path": None,
         "task_type": None,
     }
-    _save(tensors, folder / WEIGHTS_NAME, {"format": "pt"})
+    save_whole(tensors, folder / WEIGHTS_NAME, {"format": "pt"})
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if embeddings is not None:
-        _save(embedding_tensors(embeddings), folder / EMBEDDINGS_NAME, {"format": "pt"})
+        save_whole(embedding_tensors(embeddings), folder / EMBEDDINGS_NAME, {"format": "pt"})
 
 
 def _peft_tensors(module: str, layer: LoraLayer, swapped: bool, with_bias: bool) -> dict[str, torch.Tensor]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ..files import save_whole
 from .picture import Picture
 
 LIMIT_BYTES = 512 * 2**20
@@ -62,16 +61,8 @@ def _read(path: Path) -> Picture | None:
 
 
 def _write(path: Path, picture: Picture) -> None:
-    tensors = {"pixels": picture.pixels.cpu().contiguous()}
-    if picture.keep is not None:
-        tensors["keep"] = picture.keep.cpu().contiguous()
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, scratch, {"note": picture.note})
-        os.replace(scratch, path)  # complete or not at all
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    tensors = {"pixels": picture.pixels} | ({} if picture.keep is None else {"keep": picture.keep})
+    save_whole(tensors, path, {"note": picture.note})
 
 
 def _drop_oldest(folder: Path, limit_bytes: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizerFast, T5EncoderModel
 
+from ..files import save_whole
 from ..flux import LATENT_SCALE, LATENT_SHIFT
 from .encoders import T5Prompts, clip_ids, without_placeholders
 from .manifest import Sample
@@ -168,13 +167,11 @@ class FeatureStore:
     @torch.no_grad()
     def _make(self, shard: int, part: list[Sample], encoders: Encoders, identity: str) -> None:
         tensors = {
-            f"{n}.{key}": value.contiguous()
+            f"{n}.{key}": value
             for n, sample in enumerate(part)
             for key, value in encode_sample(sample, encoders).items()
         }
-        scratch = self._path(shard).with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, scratch, {"identity": identity})
-        os.replace(scratch, self._path(shard))
+        save_whole(tensors, self._path(shard), {"identity": identity})
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """The features of one sample, by the names that `encode_sample` gives."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from ..files import save_whole
 from .parallel import like, whole
 
 NAME = "checkpoint.safetensors"
@@ -33,13 +33,7 @@ def save_checkpoint(
         tensors |= {f"optimizer.{number}.{key}": whole(value) for key, value in state.items()}
     if not write:
         return
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{NAME}.part"
-    save_file(tensors, scratch, {"stage": str(stage), "step": str(step)})
-    with open(scratch, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / NAME)
+    save_whole(tensors, folder / NAME, {"stage": str(stage), "step": str(step)})
 
 
 @dataclass(frozen=True)
