@@ -1,9 +1,8 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.flux import MAX_REFERENCES
-from ..dreamo_core.host.routing import add_region, set_words, text_pieces
+from ..dreamo_core.host.routing import add_region, name_words
 from ..dreamo_core.routing.regions import make_region
-from ..dreamo_core.text.words import words_for_references
 from .aliases import search_aliases
 
 FILL, FIND = "fill it", "find its place in it"
@@ -90,4 +89,4 @@ class DreamORoutingWords(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, clip, text, words) -> io.NodeOutput:
-        return io.NodeOutput(set_words(conditioning, words_for_references(text_pieces(clip, text), words)))
+        return io.NodeOutput(name_words(conditioning, clip, text, words))

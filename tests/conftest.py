@@ -11,8 +11,9 @@ import pytest
 import torch
 from boot import boot
 
-BASE = Path(tempfile.mkdtemp(prefix="dreamo-tests-"))
-
+# Removed when this object goes, at the latest with the process.
+_BASE = tempfile.TemporaryDirectory(prefix="dreamo-tests-", ignore_cleanup_errors=True)
+BASE = Path(_BASE.name)
 
 if "DREAMO_COMFYUI" not in os.environ:
     raise pytest.UsageError("Run the tests with ./test.sh: it installs ComfyUI and says where it is.")

@@ -17,10 +17,11 @@ from ..routing.drawing import overlay
 from ..routing.record import Recorder, RoutingMaps
 from ..routing.regions import Region, RoutingConditioning
 from ..routing.settings import RoutingSettings, chosen_blocks
-from ..run.keys import RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
-from ..text.words import TextPiece
+from ..run.keys import PLACEHOLDERS_KEY, RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
+from ..text.words import TextPiece, words_for_references
 from .flux import with_references, with_wrapper
 from .messages import logger
+from .text_encoder import is_encoding_of, prompt_sections
 
 PIXELS = 8
 """FLUX.1's latent is an eighth of the picture."""
@@ -83,8 +84,35 @@ def set_words(conditioning: list, words: tuple[tuple[int, ...], ...]) -> list:
     return _extended(conditioning, lambda entry: replace(entry, words=words))
 
 
-def text_pieces(clip: Any, text: str) -> list[TextPiece]:
+def name_words(conditioning: list, clip: Any, text: str, lines: str) -> list:
+    """A copy of the conditioning that knows which text tokens name which reference, in the parts encoded from `text`.
+
+    Args:
+        clip: that encoded the prompt; it need not know placeholders, even if the prompt has some.
+        lines: one word or phrase for each reference, as in `words_for_references`.
+
+    Raises:
+        ValueError: a word is not in the text, or no part of the conditioning was encoded from it.
+    """
+    named = []
+    for cond, values in conditioning:
+        placeholders = PLACEHOLDERS_KEY in values
+        words = words_for_references(text_pieces(clip, text, placeholders), lines)
+        alike = is_encoding_of(clip, cond, values, text)
+        named.append(set_words([[cond, values]], words)[0] if alike else [cond, values])
+    if all(part is values for (_, part), (_, values) in zip(named, conditioning, strict=True)):
+        raise ValueError(
+            "This text is not the prompt that the conditioning was encoded from, so its words cannot be found in it; "
+            "give DreamO Routing Words the same text and CLIP as the text encoder, and put it right behind that."
+        )
+    return named
+
+
+def text_pieces(clip: Any, text: str, placeholders: bool = False) -> list[TextPiece]:
     """The prompt as T5's tokens, in the order they enter the model, padding and end mark included.
+
+    Args:
+        placeholders: whether `[ref#1]` is one token, as it is where the prompt was encoded with placeholders.
 
     Raises:
         ValueError: a CLIP without T5.
@@ -96,7 +124,7 @@ def text_pieces(clip: Any, text: str) -> list[TextPiece]:
             "load clip_l and t5xxl with DualCLIPLoader, type flux."
         )
     pieces = []
-    for section in clip.tokenize(text)["t5xxl"]:
+    for section in prompt_sections(clip, text, placeholders)[0]:
         for token, *_ in section:
             if torch.is_tensor(token):
                 # An embedding in place of a token: as many positions as it has rows, and no spelling.

@@ -9,17 +9,28 @@ from __future__ import annotations
 import copy
 import functools
 import numbers
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ..run.keys import PLACEHOLDERS_KEY
+from ..run.keys import PLACEHOLDERS_KEY, PROMPT_TOKENS_KEY
 from ..sequence.embeddings import Embeddings
 from ..text.placeholders import PLACEHOLDERS, PlaceholderPositions, check_spelling, mentions_placeholder, positions_from
 from ..text.tokens import add_placeholders
 
 _T5 = "t5xxl"
+
+_ROUNDING = 0.1
+"""Part of a token's features by which two encodings of a prompt may differ; another word changes them far more."""
+
+_PAD = 0
+"""T5's."""
+
+
+# Copying a tokenizer takes a third of a second, more than encoding does. Copies go with the CLIP they are of.
+_extended: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, int]]] = weakref.WeakKeyDictionary()
 
 
 @functools.cache
@@ -77,9 +88,28 @@ class PlaceholderTokenizer:
                     misfits += token.numel() // token.shape[-1]
             start = at + misfits
 
+    def names(self, sections: list[list[tuple]]) -> tuple[str | int, ...]:
+        """As `token_names`, with placeholders by their own."""
+        return token_names(sections, {id(row): name for name, row in self.placeholder_rows.items()})
+
+
+def token_names(sections: list[list[tuple]], rows: dict[int, str] | None = None) -> tuple[str | int, ...]:
+    """What a prompt's tokens are, to compare two prompts by: ids, the padding at the end left out.
+
+    Args:
+        sections: as a tokenizer of the host gives them.
+        rows: names of embeddings that stand for tokens, by their identity; others are all alike.
+    """
+    rows = rows or {}
+    tokens = [token for section in sections for token, *_ in section]
+    names = [rows.get(id(token), "embedding") if torch.is_tensor(token) else int(token) for token in tokens]
+    while names and names[-1] == _PAD:
+        names.pop()
+    return tuple(names)
+
 
 class PlaceholderClip:
-    """Goes in front of the host's CLIP class: puts the placeholders' positions on every conditioning it encodes."""
+    """Goes in front of the host's CLIP class: puts on every conditioning it encodes what its tokens are."""
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         return _copy_as(PlaceholderClip, super().clone(*args, **kwargs))
@@ -88,10 +118,12 @@ class PlaceholderClip:
         conditioning = super().encode_from_tokens_scheduled(tokens, *args, **kwargs)
         t5 = getattr(self.tokenizer, _T5, None)
         # Another node may have put its own tokenizer there since.
-        positions = t5.positions(tokens[_T5]) if isinstance(t5, PlaceholderTokenizer) else None
-        if positions is None or not positions.tokens:
+        if not isinstance(t5, PlaceholderTokenizer):
             return conditioning
-        return [[cond, {**values, PLACEHOLDERS_KEY: positions}] for cond, values in conditioning]
+        positions, found = t5.positions(tokens[_T5]), {PROMPT_TOKENS_KEY: t5.names(tokens[_T5])}
+        if positions.tokens:
+            found[PLACEHOLDERS_KEY] = positions
+        return [[cond, {**values, **found}] for cond, values in conditioning]
 
 
 def _t5_width(clip: Any) -> int:
@@ -105,6 +137,17 @@ def _t5_width(clip: Any) -> int:
             "load clip_l and t5xxl with DualCLIPLoader, type flux."
         )
     return encoder.transformer.get_input_embeddings().weight.shape[-1]
+
+
+def _with_placeholders(t5: Any, rows: torch.Tensor) -> PlaceholderTokenizer:
+    """The host's T5 tokenizer with placeholders, which it hands out as their rows (10, d)."""
+    t5 = _copy_as(PlaceholderTokenizer, t5)
+    if t5.tokenizer not in _extended:
+        copied = copy.deepcopy(t5.tokenizer)
+        _extended[t5.tokenizer] = copied, add_placeholders(copied)
+    t5.tokenizer, t5.placeholder_ids = _extended[t5.tokenizer]
+    t5.placeholder_rows = dict(zip(PLACEHOLDERS, rows.unbind(), strict=True))
+    return t5
 
 
 def with_placeholders(clip: Any, embeddings: Embeddings, source: str) -> Any:
@@ -126,10 +169,7 @@ def with_placeholders(clip: Any, embeddings: Embeddings, source: str) -> Any:
             f"The placeholder rows of {source} are {embeddings.placeholders.shape[-1]} wide but this CLIP's T5 is "
             f"{width} wide; DreamO was trained with T5-XXL (t5xxl_fp16 or a quantized form of it)."
         )
-    t5 = _copy_as(PlaceholderTokenizer, clip.tokenizer.t5xxl)
-    t5.tokenizer = copy.deepcopy(t5.tokenizer)
-    t5.placeholder_ids = add_placeholders(t5.tokenizer)
-    t5.placeholder_rows = dict(zip(PLACEHOLDERS, embeddings.placeholders.unbind(), strict=True))
+    t5 = _with_placeholders(clip.tokenizer.t5xxl, embeddings.placeholders)
 
     clip = _copy_as(PlaceholderClip, clip.clone())
     clip.tokenizer = copy.copy(clip.tokenizer)
@@ -148,7 +188,43 @@ def encode_prompt(clip: Any, embeddings: Embeddings, source: str, prompt: str, g
     check_spelling(prompt)
     if mentions_placeholder(prompt):
         clip = with_placeholders(clip, embeddings, source)
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt), add_dict={"guidance": guidance})
+    tokens = clip.tokenize(prompt)
+    known = {"guidance": guidance, PROMPT_TOKENS_KEY: token_names(tokens.get(_T5, []))}
+    return clip.encode_from_tokens_scheduled(tokens, add_dict=known)
+
+
+def prompt_sections(clip: Any, text: str, placeholders: bool) -> tuple[list[list[tuple]], tuple[str | int, ...]]:
+    """A prompt as T5's tokens in the host's form, and their names.
+
+    Args:
+        clip: FLUX.1's text encoders.
+        placeholders: whether `[ref#1]` in it is a placeholder, also where this CLIP does not know that.
+    """
+    t5 = clip.tokenizer.t5xxl
+    if placeholders and not isinstance(t5, PlaceholderTokenizer):
+        t5 = _with_placeholders(t5, torch.zeros(len(PLACEHOLDERS), _t5_width(clip)))
+        sections = t5.tokenize_with_weights(text)
+    else:
+        sections = clip.tokenize(text)[_T5]
+    return sections, t5.names(sections) if isinstance(t5, PlaceholderTokenizer) else token_names(sections)
+
+
+def is_encoding_of(clip: Any, cond: torch.Tensor, values: dict[str, Any], text: str) -> bool:
+    """Whether a part of a conditioning was encoded from this text.
+
+    Our own encoders leave the tokens on it. For others the text is encoded once more, and may differ by rounding.
+
+    Args:
+        cond, values: the part; cond (1, t, c), to which other nodes may have appended.
+    """
+    recorded = values.get(PROMPT_TOKENS_KEY)
+    if recorded is not None:
+        return prompt_sections(clip, text, any(name in PLACEHOLDERS for name in recorded))[1] == recorded
+    fresh = clip.encode_from_tokens(clip.tokenize(text)).float()
+    if cond.ndim != 3 or cond.shape[1] < fresh.shape[1] or cond.shape[2] != fresh.shape[2]:
+        return False
+    off = (cond[:1, : fresh.shape[1]].to(fresh) - fresh).norm(dim=-1) / fresh.norm(dim=-1).clamp(min=1e-6)
+    return bool(off.max() < _ROUNDING)
 
 
 def used_placeholders(conditioning: list) -> set[str]:

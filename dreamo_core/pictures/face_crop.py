@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
 from .background import person_mask
 from .faces import OVAL, Face, align, find_faces, transform
+from .opencv import cv2
 from .pixels import area_resize, limited_size, to_uint8
 
 COLOURS = 4

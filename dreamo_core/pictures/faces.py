@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
+from .opencv import cv2
 from .tflite import GraphNet, load_graph_net
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -6,16 +6,17 @@ that the user put there, tensors only.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from .face_crop import FaceModels
 from .faces import Face
+from .opencv import cv2
 
 DETECTOR = "detection_Resnet50_Final"
 PARSER = "parsing_bisenet"
@@ -52,12 +53,15 @@ def facexlib_models(detector_file: Path, parser_file: Path) -> FaceModels:
     from facexlib.detection.retinaface import RetinaFace
     from facexlib.parsing.bisenet import BiSeNet
 
+    # Read when first needed, and once: a picture may be looked at in four orientations.
+    detector = functools.cache(lambda: _fill(RetinaFace(network_name="resnet50", device="cpu"), detector_file))
+    parser = functools.cache(lambda: _fill(BiSeNet(num_class=19), parser_file))
+
     def find(picture: np.ndarray) -> list[Face]:
-        # facexlib's detector is trained on BGR.
-        detector = _fill(RetinaFace(network_name="resnet50", device="cpu"), detector_file)
         zoom = max(SMALLEST_SIDE / min(picture.shape[:2]), 1.0)
         seen = picture if zoom == 1 else cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-        found = detector.detect_faces(np.ascontiguousarray(seen[:, :, ::-1]), MIN_DETECTION)
+        # facexlib's detector is trained on BGR.
+        found = detector().detect_faces(np.ascontiguousarray(seen[:, :, ::-1]), MIN_DETECTION)
         faces = []
         for row in found.astype(float):
             size = np.prod(row[2:4] - row[:2]) ** 0.5 / zoom
@@ -65,9 +69,8 @@ def facexlib_models(detector_file: Path, parser_file: Path) -> FaceModels:
         return sorted(faces, key=lambda face: -face.size)
 
     def keep(crop: np.ndarray, face: Face, affine: np.ndarray) -> np.ndarray:
-        parser = _fill(BiSeNet(num_class=19), parser_file)
         values = (torch.from_numpy(crop).float() / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
-        labels = parser(values.permute(2, 0, 1).unsqueeze(0))[0][0].argmax(dim=0)
+        labels = parser()(values.permute(2, 0, 1).unsqueeze(0))[0][0].argmax(dim=0)
         return (~torch.isin(labels, torch.tensor(DROPPED))).float().numpy()
 
     return FaceModels(find, keep, "facexlib")

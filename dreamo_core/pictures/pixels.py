@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
+
+from .opencv import cv2
 
 SIDE_MULTIPLE = 16
 """Both sides of a prepared reference are a multiple of this (8 for the VAE times 2 for the patches)."""

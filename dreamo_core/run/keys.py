@@ -11,6 +11,9 @@ ROUTING_CONDITIONING_KEY = "dreamo_routing_conditioning"
 PLACEHOLDERS_KEY = "dreamo_placeholders"
 """In a conditioning's own dict: its `text.placeholders.PlaceholderPositions`."""
 
+PROMPT_TOKENS_KEY = "dreamo_prompt_tokens"
+"""In a conditioning's own dict: the T5 tokens it was encoded from, by `host.text_encoder.token_names`."""
+
 RUN_KEY = "dreamo_run"
 """In `transformer_options`, while a run lasts: its `run.Run`."""
 ROUTING_KEY = "dreamo_routing"

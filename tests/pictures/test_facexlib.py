@@ -1,11 +1,14 @@
 """facexlib's face models, from the user's files: with random weights, against facexlib called as the reference does."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 from dreamo_routed.dreamo_core.host.pictures import face_models
 from dreamo_routed.dreamo_core.pictures import facexlib as facexlib_models
-from dreamo_routed.dreamo_core.pictures.face_crop import BUILT_IN
+from dreamo_routed.dreamo_core.pictures.face_crop import BUILT_IN, aligned_face
 from safetensors.torch import save_file
 from skimage import data
 
@@ -40,3 +43,17 @@ def test_its_files_are_read_and_used_as_the_reference_does(tmp_path, monkeypatch
     labels = parser(values.unsqueeze(0))[0].argmax(dim=1)[0]
     white = sum(labels == label for label in (0, 16, 18, 7, 8, 9, 14, 15)).bool()
     assert torch.equal(torch.from_numpy(models.keep(picture, None, None)), (~white).float())
+
+
+def test_the_detector_is_read_once_a_picture(tmp_path, monkeypatch):
+    """A picture without an upright face is looked at in four orientations."""
+    read = []
+    nothing = type("Net", (), {"__init__": lambda self, **_: None, "detect_faces": lambda *_: np.zeros((0, 15))})
+    for module, name in (("detection.retinaface", "RetinaFace"), ("parsing.bisenet", "BiSeNet")):
+        stand_in = types.ModuleType(f"facexlib.{module}")
+        setattr(stand_in, name, nothing)
+        monkeypatch.setitem(sys.modules, f"facexlib.{module}", stand_in)
+    monkeypatch.setattr(facexlib_models, "_fill", lambda net, path: read.append(path) or net)
+    models = facexlib_models.facexlib_models(tmp_path / "detector", tmp_path / "parser")
+    assert aligned_face(torch.rand(1, 64, 48, 3), models) is None
+    assert read == [tmp_path / "detector"]

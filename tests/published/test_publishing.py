@@ -53,6 +53,7 @@ def test_the_archive_holds_what_is_needed(published):
         "__init__.py",
         "pyproject.toml",
         "requirements.txt",
+        "install.py",
         "README.md",
         "LICENSE",
         "NOTICE",
@@ -70,7 +71,8 @@ def test_the_archive_holds_nothing_else(published):
     # Of the mini world what the demo nodes need, not its training.
     mini = ("minidreamo/__init__.py", "minidreamo/autoencoder.py", "minidreamo/host/", "minidreamo/weights/")
     allowed = ("nodes/", "dreamo_core/", "workflows/", "web/", "locales/", *mini)
-    top_level = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md"}
+    papers = {"README.md", "LICENSE", "NOTICE", "CHANGELOG.md"}
+    top_level = {"__init__.py", "install.py", "pyproject.toml", "requirements.txt", *papers}
     assert not [name for name in published if name not in top_level and not name.startswith(allowed)]
 
 

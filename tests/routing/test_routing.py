@@ -16,7 +16,7 @@ from dreamo_routed.dreamo_core.attention.layout import Block, Layout
 from dreamo_routed.dreamo_core.host.flux import attention_for_bias
 from dreamo_routed.dreamo_core.host.reuse import with_policy
 from dreamo_routed.dreamo_core.host.routing import add_region, set_words, text_pieces, with_routing
-from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt
+from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt, with_placeholders
 from dreamo_routed.dreamo_core.reuse.policy import ReusePolicy
 from dreamo_routed.dreamo_core.routing import router as participant_module
 from dreamo_routed.dreamo_core.routing.record import Recorder
@@ -752,3 +752,48 @@ def test_steps_done():
     assert [steps_done(rising, s) for s in (0.1, 0.2, 0.3, 0.6, 0.9)] == [0, 1 / 3, 1 / 3, 2 / 3, 1]
     assert [steps_done(rising, 0.3 * (1 + off)) for off in (-9e-6, 9e-6, 2e-5)] == [1 / 3, 1 / 3, 2 / 3]
     assert steps_done([1.0], 0.5) is None and steps_done([], 0.5) is None
+
+
+WITH_PLACEHOLDERS = "a woman from [ref#1] and a dog from [ref#2] in the park"
+
+
+def words_on(conditioning):
+    return [values["model_conds"]["dreamo_routing_conditioning"].cond.words for _, values in conditioning]
+
+
+@pytest.mark.parametrize("taught", [True, False], ids=["CLIP with placeholders", "plain CLIP"])
+def test_words_beside_placeholders_are_the_right_tokens(clip, taught):
+    """A placeholder is one token, so every word behind it stands elsewhere than a plain CLIP would count."""
+    model = make_model()
+    positive = encode_prompt(clip, model.embeddings, "dreamo.safetensors", WITH_PLACEHOLDERS, 3.5)
+    given = with_placeholders(clip, model.embeddings, "dreamo.safetensors") if taught else clip
+    (words,) = words_on(DreamORoutingWords.execute(positive, given, WITH_PLACEHOLDERS, "woman\ndog\npark").result[0])
+    # In the tokens that were encoded: found by their ids, beside the placeholders' known places.
+    tokens = with_placeholders(clip, model.embeddings, "").tokenize(WITH_PLACEHOLDERS)["t5xxl"][0]
+    vocabulary = clip.tokenizer.t5xxl.inv_vocab
+    spelled = ["" if torch.is_tensor(t[0]) else vocabulary[t[0]] for t in tokens]
+    for phrase, at in zip(("woman", "dog", "park"), words, strict=True):
+        assert "".join(spelled[p] for p in at).replace("▁", "") == phrase
+
+
+@pytest.mark.parametrize("kind", ["stock", "placeholders", "none", "longer"])
+def test_words_of_another_prompt_are_an_error(clip, kind):
+    model = make_model()
+    encode = lambda text: encode_prompt(clip, model.embeddings, "dreamo.safetensors", text, 3.5)  # noqa: E731
+    positive, text = {
+        "stock": (encoded(clip, PROMPT), PROMPT.replace("skateboard", "bicycle")),
+        "placeholders": (encode(WITH_PLACEHOLDERS), WITH_PLACEHOLDERS.replace("[ref#1]", "[ref#3]")),
+        "none": (encode("a cat and a dog"), "a cat and a fox"),
+        "longer": (encoded(clip, "a cat"), "a cat " * 300),
+    }[kind]
+    with pytest.raises(ValueError, match="not the prompt that the conditioning was encoded from"):
+        DreamORoutingWords.execute(positive, clip, text, text.split()[1])
+
+
+def test_words_go_on_the_parts_that_have_them(clip):
+    """Combined prompts: the part of another prompt is left alone; what other nodes append does not matter."""
+    first, second = encoded(clip, PROMPT), encoded(clip, "an empty street")
+    longer = [[torch.cat((first[0][0], torch.randn(1, 5, first[0][0].shape[2])), 1), first[0][1]]]
+    named = DreamORoutingWords.execute(longer + second, clip, PROMPT, "cat").result[0]
+    assert words_on(named[:1]) == [(positions_of(text_pieces(clip, PROMPT), "cat"),)]
+    assert "model_conds" not in named[1][1]

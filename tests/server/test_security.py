@@ -22,7 +22,7 @@ from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes import comfy_entrypoint
 from example_inputs import write_demo_dreamo
 from PIL import Image
-from support import REPO, make_chain, make_conditioning, make_model
+from support import REPO, make_chain, make_model
 
 HOSTILE = [
     "../../secret.safetensors",
@@ -151,10 +151,12 @@ def feed():
     folder = Path(folder_paths.models_dir).parent
     write_demo_dreamo(folder)
     Image.new("RGB", (64, 64), "tomato").save(folder / "input" / "example.png")
+    clip = small_models.small_text_encoders()
+    encoded = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT), add_dict={"guidance": 3.5})
     fed = {
         "MODEL": small_models.small_flux(0, **small_models.DEMO_FLUX_CONFIG),
-        "CLIP": small_models.small_text_encoders(), "VAE": small_models.small_vae(),
-        "IMAGE": torch.rand(1, 32, 32, 3), "MASK": torch.ones(1, 32, 32), "CONDITIONING": make_conditioning(),
+        "CLIP": clip, "VAE": small_models.small_vae(),
+        "IMAGE": torch.rand(1, 32, 32, 3), "MASK": torch.ones(1, 32, 32), "CONDITIONING": encoded,
         "DREAMO_MODEL": make_model(64), "DREAMO_REFERENCES": make_chain(1),
         "LATENT": {"samples": torch.zeros(1, 16, 8, 8)},
     }  # fmt: skip
@@ -166,12 +168,14 @@ def feed():
     (folder / "input" / "example.png").unlink()
 
 
+PROMPT = "a cat and a cup of coffee"
+
 # Values that a default run needs, where the schema's own default stands for "nothing chosen yet".
 DEFAULTS = {
     "DreamOLoader": {"dreamo_name": "dreamo.safetensors"},
     "DreamOLora": {"lora_name": "dreamo.safetensors"},
     "DreamOLoadPicture": {"image": "example.png"},
-    "DreamORoutingWords": {"text": "a cat and a cup of coffee"},
+    "DreamORoutingWords": {"text": PROMPT},
     "DreamORoutedSampler": {"steps": 2},
 }
 

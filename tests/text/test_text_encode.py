@@ -1,7 +1,10 @@
 """Placeholders in the host's T5, against transformers' T5 with ten added tokens."""
 
+import copy
+import gc
 import json
 import unicodedata
+import weakref
 from pathlib import Path
 
 import comfy.hooks
@@ -13,7 +16,7 @@ import pytest
 import torch
 from comfy_extras.nodes_flux import CLIPTextEncodeFlux
 from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt, with_placeholders
-from dreamo_routed.dreamo_core.run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY
+from dreamo_routed.dreamo_core.run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY, PROMPT_TOKENS_KEY
 from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings
 from dreamo_routed.dreamo_core.text.placeholders import shift_in_model
 from dreamo_routed.dreamo_core.training.encoders import T5Prompts
@@ -250,7 +253,8 @@ def assert_same_conditioning(left, right):
     assert len(left) == len(right)
     for (a, a_values), (b, b_values) in zip(left, right, strict=True):
         assert torch.equal(a, b)
-        assert a_values.keys() == b_values.keys()
+        # Beside the tokens that we leave on it, which DreamO Routing Words alone reads.
+        assert a_values.keys() - {PROMPT_TOKENS_KEY} == b_values.keys() - {PROMPT_TOKENS_KEY}
         assert torch.equal(a_values["pooled_output"], b_values["pooled_output"])
         assert a_values.get("guidance") == b_values.get("guidance")
 
@@ -441,3 +445,23 @@ def test_positions_hold_in_the_model_when_text_is_prepended_and_the_conditioning
     patched.set_model_patch(prepend, "post_input")
     sample(patched, attached, steps=1)
     assert seen == [("[ref#1]", True, 13), ("[ref#2]", True, 13)]
+
+
+def test_a_tokenizer_is_copied_once(clip, embeddings, monkeypatch):
+    """Copying takes longer than encoding; the copy goes with the CLIP that it is of."""
+    copied = []
+    original = copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda value: copied.append(value) or original(value))
+    fresh = small_models.small_text_encoders(0)
+    results = [encode_prompt(fresh, embeddings, "", "a cat from [ref#1]", 3.5)[0][0] for _ in range(3)]
+    results.append(encode(with_placeholders(fresh.clone(), embeddings, ""), "a cat from [ref#1]")[0])
+    assert copied == [fresh.tokenizer.t5xxl.tokenizer]
+    assert all(torch.equal(result, results[0]) for result in results)
+    # Other rows, the same copy: nothing of the first is left.
+    other = encode_prompt(fresh, make_embeddings(seed=8), "", "a cat from [ref#1]", 3.5)[0][0]
+    assert not torch.equal(other, results[0])
+    gone = weakref.ref(fresh.tokenizer.t5xxl.tokenizer)
+    copied.clear()
+    del fresh
+    gc.collect()
+    assert gone() is None
