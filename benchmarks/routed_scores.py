@@ -24,17 +24,14 @@ boot(cpu=True)
 sys.path.insert(0, str(REPO))
 
 import nodes  # noqa: E402  the host's
-from dreamo_routed.dreamo_core.checkpoint import load_dreamo_model  # noqa: E402
-from dreamo_routed.dreamo_core.host.lora import with_loras  # noqa: E402
 from dreamo_routed.dreamo_core.host.routing import with_routing  # noqa: E402
-from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
-from dreamo_routed.dreamo_core.pictures.picture import Picture  # noqa: E402
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings  # noqa: E402
 from dreamo_routed.dreamo_core.sequence.reference import Reference  # noqa: E402
 from dreamo_routed.minidreamo.host import mini_world  # noqa: E402
 from dreamo_routed.nodes.apply import DreamOApply  # noqa: E402
 from dreamo_routed.nodes.region import FILL, DreamORegion, DreamORoutingWords  # noqa: E402
 from dreamo_routed.nodes.text import DreamOTextEncode  # noqa: E402
+from mini_host import Host  # noqa: E402
 
 from minidreamo import art, classifier, scenes  # noqa: E402
 from minidreamo.ablation import as_table  # noqa: E402
@@ -72,37 +69,22 @@ def box(subject: scenes.Subject) -> torch.Tensor:
     return torch.from_numpy(mask)[None]
 
 
-class Host:
-    """The mini world's models as a user's graph would join them."""
-
-    def __init__(self, dreamo: Path):
-        self.dreamo, self.vae = load_dreamo_model(dreamo), mini_world.MiniVae()
-        self.clip = mini_world.mini_text_encoders()
-        self.model = with_loras(mini_world.mini_flux(), [(self.dreamo.lora, 1.0)])
-
-    def chain_of(self, world: art.Art, task: Task) -> tuple[Reference, ...]:
-        chain = []
-        for subject in task.scene.references:
-            shown = torch.from_numpy(scenes.draw_reference(world, subject))[None].float() / 255
-            chain.append(Reference(Picture(shown), encode_reference(self.vae, shown), "subject"))
-        return tuple(chain)
-
-    def draw(self, world: art.Art, task: Task, chain: tuple[Reference, ...], seed: int, way: Way) -> np.ndarray:
-        """(96, 96, 3) bytes."""
-        prompt = task.scene.text(way.placeholders)
-        (positive,) = DreamOTextEncode.execute(self.clip, self.dreamo, prompt, 3.5, chain).args
-        model, positive = DreamOApply.execute(self.model, positive, chain, self.dreamo).args[:2]
-        if way.routing:
-            model = with_routing(model, way.routing)
-            if way.routing.source == "words":
-                words = "\n".join(world.names[subject.name] for subject in task.scene.references)
-                (positive,) = DreamORoutingWords.execute(positive, self.clip, prompt, words).args
-        if way.painted:
-            for subject, number in zip(task.scene.subjects, task.scene.numbers, strict=True):
-                (positive,) = DreamORegion.execute(positive, box(subject), number + 1, FILL, 0, False).args
-        empty = {"samples": torch.zeros(1, 16, 12, 12)}
-        (latent,) = nodes.common_ksampler(model, seed, 12, 1.0, "euler", "simple", positive, positive, empty)
-        return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
+def draw(host: Host, world: art.Art, task: Task, chain: tuple[Reference, ...], seed: int, way: Way) -> np.ndarray:
+    """(96, 96, 3) bytes."""
+    prompt = task.scene.text(way.placeholders)
+    (positive,) = DreamOTextEncode.execute(host.clip, host.dreamo, prompt, 3.5, chain).args
+    model, positive = DreamOApply.execute(host.model, positive, chain, host.dreamo).args[:2]
+    if way.routing:
+        model = with_routing(model, way.routing)
+        if way.routing.source == "words":
+            words = "\n".join(world.names[subject.name] for subject in task.scene.references)
+            (positive,) = DreamORoutingWords.execute(positive, host.clip, prompt, words).args
+    if way.painted:
+        for subject, number in zip(task.scene.subjects, task.scene.numbers, strict=True):
+            (positive,) = DreamORegion.execute(positive, box(subject), number + 1, FILL, 0, False).args
+    empty = {"samples": torch.zeros(1, 16, 12, 12)}
+    (latent,) = nodes.common_ksampler(model, seed, 12, 1.0, "euler", "simple", positive, positive, empty)
+    return (host.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
 
 
 def others(judge: classifier.Judge, task: Task, picture: np.ndarray) -> list[float]:
@@ -131,7 +113,7 @@ def main() -> None:
                     chain = host.chain_of(world, task)
                 for name in arguments.only:
                     with torch.no_grad():
-                        picture = host.draw(world, task, chain, SEED + seed, WAYS[name])
+                        picture = draw(host, world, task, chain, SEED + seed, WAYS[name])
                     # The same rivals for every way.
                     numbers = measure(judge, world, task, picture, np.random.default_rng(task.scene.seed))
                     for key in ("subject", "named", "swapped"):
