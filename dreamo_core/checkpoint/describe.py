@@ -91,6 +91,27 @@ def _extras(keys: list[LoraKey]) -> str:
     return ", ".join(name for role, name in names.items() if role in roles) or "none"
 
 
+def _lora_rows(file: SafeTensors, keys: list[LoraKey], path: Path) -> list[tuple[str, str]]:
+    if not keys:
+        return [("LoRA", "none")]
+    ranks = Counter(file.infos[key.name].shape[0] for key in keys if key.role == DOWN)
+    formats = Counter(key.format for key in keys)
+    return [
+        ("LoRA format", ", ".join(f"{name} ({count} keys)" for name, count in formats.most_common())),
+        ("rank", ", ".join(f"{rank} ({count} layers)" for rank, count in sorted(ranks.items()))),
+        ("alpha", _alphas(file, keys, path)),
+        ("DoRA, bias", _extras(keys)),
+        *(("covers " + name, where) for name, where in _coverage(keys)),
+    ]
+
+
+def _table_row(file: SafeTensors, key: str) -> tuple[str, str]:
+    info = file.infos.get(key)
+    note = f"; the last {PLACEHOLDER_ROWS} rows are used" if key == PLACEHOLDER_KEY else ""
+    size = "none" if info is None else " × ".join(map(str, info.shape)) + f" {info.dtype}{note}"
+    return f"{_TABLES[key]} table", size
+
+
 def describe(path: Path) -> str:
     """A table of what a file is: format, rank, blocks covered, tables, alpha, dtype and what is not understood.
 
@@ -99,27 +120,14 @@ def describe(path: Path) -> str:
     """
     with open_safetensors(path) as file:
         found = {name: read_key(name) for name in file.infos if name not in EMBEDDING_KEYS}
-        keys = [key for key in found.values() if key is not None]
         unused = [name for name, key in found.items() if key is None]
-        rows = [("file", str(path)), ("size", f"{_mib(path.stat().st_size)}, {len(file.infos)} tensors")]
-        rows.append(("dtype", _dtypes(file.infos.values())))
-        if keys:
-            ranks = Counter(file.infos[key.name].shape[0] for key in keys if key.role == DOWN)
-            formats = Counter(key.format for key in keys)
-            rows += [
-                ("LoRA format", ", ".join(f"{name} ({count} keys)" for name, count in formats.most_common())),
-                ("rank", ", ".join(f"{rank} ({count} layers)" for rank, count in sorted(ranks.items()))),
-                ("alpha", _alphas(file, keys, path)),
-                ("DoRA, bias", _extras(keys)),
-                *(("covers " + name, where) for name, where in _coverage(keys)),
-            ]
-        else:
-            rows.append(("LoRA", "none"))
-        for key, name in _TABLES.items():
-            info = file.infos.get(key)
-            note = f"; the last {PLACEHOLDER_ROWS} rows are used" if info and key == PLACEHOLDER_KEY else ""
-            shape = " × ".join(map(str, info.shape)) + f" {info.dtype}{note}" if info else "none"
-            rows.append((f"{name} table", shape))
-        rows.append(("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")))
+        rows = [
+            ("file", str(path)),
+            ("size", f"{_mib(path.stat().st_size)}, {len(file.infos)} tensors"),
+            ("dtype", _dtypes(file.infos.values())),
+            *_lora_rows(file, [key for key in found.values() if key is not None], path),
+            *(_table_row(file, key) for key in _TABLES),
+            ("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")),
+        ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

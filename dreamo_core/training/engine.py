@@ -24,7 +24,7 @@ from .losses import routing_errors, weighted_sum
 from .manifest import read_manifest
 from .model import DreamOTransformer, Prediction, load_transformer
 from .preview import Samples
-from .resume import load_checkpoint, restore_optimizer, save_checkpoint, trained
+from .resume import Place, load_checkpoint, restore_optimizer, save_checkpoint, trained
 
 
 class Objective(nn.Module):
@@ -160,6 +160,105 @@ class Log:
             self.board.close()
 
 
+def _features(run: Run, encoders: Encoders, accelerator, say: Callable[[str], None]) -> dict[Path, FeatureStore]:
+    """What the encoders say of every manifest that the run needs; made by the main process, then read by all."""
+    manifests = [stage.manifest for stage in run.stages] + ([_shown(run)] if run.samples.every else [])
+    stores = {}
+    for manifest in dict.fromkeys(manifests):
+        samples = read_manifest(manifest)
+        with accelerator.main_process_first():
+            stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say)
+    return stores
+
+
+def _shown(run: Run) -> Path:
+    """The manifest that samples are drawn from."""
+    return run.samples.manifest or run.stages[0].manifest
+
+
+class Trainer:
+    """Everything that lives as long as the run: model, optimizer, log, and the processes that share them.
+
+    Args:
+        place: where an earlier run stopped; the model already holds its parameters.
+    """
+
+    def __init__(self, run: Run, accelerator, model: DreamOTransformer, encoders: Encoders, place: Place,
+                 stores: dict[Path, FeatureStore], say: Callable[[str], None]):  # fmt: skip
+        self.run, self.accelerator, self.model, self.stores = run, accelerator, model, stores
+        self.inner = self.objective = Objective(model, encoders.t5, run)
+        settings = parallel.sharding()
+        if settings:
+            say(parallel.shard(self.objective, settings, accelerator.device, ["look"]))
+        else:
+            self.objective = accelerator.prepare(self.objective)
+        self.learned = list(trained(model).values())
+        self.optimizer = torch.optim.Adam(self.learned, lr=0.0)
+        restore_optimizer(self.optimizer, place)
+        self.stepping = self.optimizer if settings else accelerator.prepare(self.optimizer)
+        self.samples = Samples(run, stores[_shown(run)], encoders.autoencoder) if run.samples.every else None
+        self.log = Log(run.output) if accelerator.is_main_process else None
+
+    def step(self, batch: Batch, rate: float, clip: float) -> dict[str, torch.Tensor]:
+        """One step of the optimizer; the losses that led to it, the whole one first."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.stepping.zero_grad()
+        with self.accelerator.autocast():
+            loss, parts = self.objective(move(batch, self.accelerator.device), self.accelerator.num_processes)
+        self.accelerator.backward(loss)
+        if clip:
+            self.accelerator.clip_grad_norm_(self.learned, clip)
+        self.stepping.step()
+        return {"loss": loss.detach(), **parts}
+
+    def write(self, step: int, stage: str, losses: dict[str, torch.Tensor], others: dict[str, float]) -> float:
+        """Log the losses, averaged over processes; the whole one."""
+        values = self.accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist()
+        if self.log:
+            self.log.write(step, stage, dict(zip(losses, values, strict=True)) | others)
+        return values[0]
+
+    def draw(self, step: int) -> None:
+        """Samples and response maps; every process draws, since a sharded model needs them all."""
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            pictures = self.samples.draw(lambda batch, *args: self.inner.look(move(batch, device), *args))
+        for name, picture in pictures.items() if self.log else ():
+            self.log.picture(step, name, picture)
+
+    def stage(self, number: int, begin: int, done: int, until: float | None) -> int | None:
+        """Run a stage from step `begin`; the step it was stopped after, None if it came to its end.
+
+        Args:
+            done: steps of all stages before it.
+        """
+        run, stage, main = self.run, self.run.stages[number], self.accelerator.is_main_process
+        batches = Batches(
+            self.stores[stage.manifest], stage, run.losses, run.times, (run.seed, number),
+            self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+        progress = tqdm(range(begin, stage.steps), desc=stage.name, disable=not main, mininterval=10, initial=begin,
+                        total=stage.steps)  # fmt: skip
+        for step in progress:
+            began, rate = time.perf_counter(), learning_rate(stage, step)
+            losses = self.step(batches[step], rate, stage.clip)
+            if (step + 1) % run.log_every == 0:
+                others = {"learning_rate": rate, "seconds": time.perf_counter() - began}
+                progress.set_postfix(loss=self.write(done + step + 1, stage.name, losses, others))
+            if self.samples and (done + step + 1) % run.samples.every == 0:
+                self.draw(done + step + 1)
+            stopped = until is not None and parallel.agreed(self.accelerator, time.time() > until)
+            last = step + 1 == stage.steps
+            if (step + 1) % run.save_every == 0 or last or stopped:
+                save_checkpoint(
+                    run.output, self.model, self.optimizer, number + last, 0 if last else step + 1, write=main
+                )
+            if stopped:
+                return step + 1
+        return None
+
+
 def train(run: Run, until: float | None = None, say: Callable[[str], None] = print) -> Path:
     """Run all stages, going on from the last checkpoint; returns the written `dreamo.safetensors`.
 
@@ -172,18 +271,13 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    accelerator, settings = parallel.accelerator_for(run.precision), parallel.sharding()
-    if settings and run.precision == "fp16":
+    accelerator = parallel.accelerator_for(run.precision)
+    if parallel.sharding() and run.precision == "fp16":
         raise ValueError('precision = "fp16" has no loss scaling with FSDP; use "bf16" or "no".')
-    main, world = accelerator.is_main_process, accelerator.num_processes
+    main = accelerator.is_main_process
+    say = say if main else _silent
     encoders = load_encoders(run)
-    stores: dict[Path, FeatureStore] = {}
-    shown = run.samples.manifest or run.stages[0].manifest
-    manifests = [stage.manifest for stage in run.stages] + ([shown] if run.samples.every else [])
-    for manifest in dict.fromkeys(manifests):
-        samples = read_manifest(manifest)
-        with accelerator.main_process_first():
-            stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say if main else _silent)
+    stores = _features(run, encoders, accelerator, say)
     model = build_model(run, encoders.t5.config.d_model)
     if run.model.begin:
         load_released(model, run.model.begin)
@@ -191,66 +285,17 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
     place = load_checkpoint(run.output, model)
     if place.stage or place.step:
         say(f"going on at stage {run.stages[min(place.stage, len(run.stages) - 1)].name!r}, step {place.step}")
-    inner = objective = Objective(model, encoders.t5, run)
-    if settings:
-        held = parallel.shard(objective, settings, accelerator.device, ["look"])
-        if main:
-            say(held)
-    else:
-        objective = accelerator.prepare(objective)
-    learned = list(trained(model).values())
-    optimizer = torch.optim.Adam(learned, lr=0.0)
-    restore_optimizer(optimizer, place)
-    stepping = optimizer if settings else accelerator.prepare(optimizer)
-    samples = Samples(run, stores[shown], encoders.autoencoder) if run.samples.every else None
-    log = Log(run.output) if main else None
-    done = sum(stage.steps for stage in run.stages[: place.stage])
-    stopped = False
+    trainer = Trainer(run, accelerator, model, encoders, place, stores, say)
     for number in range(place.stage, len(run.stages)):
-        stage = run.stages[number]
-        batches = Batches(
-            stores[stage.manifest], stage, run.losses, run.times, (run.seed, number), accelerator.process_index, world
-        )
-        begin = place.step if number == place.stage else 0
-        progress = tqdm(range(begin, stage.steps), desc=stage.name, disable=not main, mininterval=10, initial=begin,
-                        total=stage.steps)  # fmt: skip
-        for step in progress:
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(stage, step)
-            stepping.zero_grad()
-            with accelerator.autocast():
-                loss, parts = objective(move(batches[step], accelerator.device), world)
-            accelerator.backward(loss)
-            if stage.clip:
-                accelerator.clip_grad_norm_(learned, stage.clip)
-            stepping.step()
-            if (step + 1) % run.log_every == 0:
-                values = accelerator.reduce(torch.stack([loss.detach(), *parts.values()]), "mean").tolist()
-                if log:
-                    names = ["loss", *parts]
-                    rate = {"learning_rate": learning_rate(stage, step), "seconds": time.perf_counter() - began}
-                    log.write(done + step + 1, stage.name, dict(zip(names, values, strict=True)) | rate)
-                    progress.set_postfix(loss=values[0])
-            if samples and (done + step + 1) % run.samples.every == 0:
-                # Every process draws: a sharded model needs them all.
-                with accelerator.autocast():
-                    pictures = samples.draw(lambda *args: inner.look(move(args[0], accelerator.device), *args[1:]))
-                for name, picture in pictures.items() if log else ():
-                    log.picture(done + step + 1, name, picture)
-            stopped = until is not None and parallel.agreed(accelerator, time.time() > until)
-            last = step + 1 == stage.steps
-            if (step + 1) % run.save_every == 0 or last or stopped:
-                save_checkpoint(run.output, model, optimizer, number + last, 0 if last else step + 1, write=main)
-            if stopped:
-                break
-        if stopped:
-            say(f"stopped in stage {stage.name!r} after step {step + 1}; the same command goes on from there")
+        done = sum(stage.steps for stage in run.stages[:number])
+        stopped = trainer.stage(number, place.step if number == place.stage else 0, done, until)
+        if stopped is not None:
+            name = run.stages[number].name
+            say(f"stopped in stage {name!r} after step {stopped}; the same command goes on from there")
             break
-        done += stage.steps
     path = export(model, run.output, write=main)
-    if log:
-        log.close()
+    if trainer.log:
+        trainer.log.close()
     accelerator.wait_for_everyone()
     return path
 

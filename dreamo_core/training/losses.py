@@ -1,5 +1,4 @@
-"""The losses beside flow matching: routing (DreamO, Eq. 3) and placeholders (Eq. 4).
-"""
+"""The losses beside flow matching: routing (DreamO, Eq. 3) and placeholders (Eq. 4)."""
 
 from __future__ import annotations
 
