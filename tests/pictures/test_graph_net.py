@@ -1,6 +1,5 @@
 """The converted networks say what LiteRT said of the files they come from."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The shipped graphs as a person opens them: what their note says, how they are laid out, and the README's table."""
+"""The shipped graphs as a person opens them: what their note says, how they are laid out, and the table of graphs."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from graph import NODE_TITLE
 from PIL import Image
 from support import REPO
 
-README = (REPO / "README.md").read_text()
+TABLE = (REPO / "docs" / "workflows.md").read_text()
 PATHS = sorted((REPO / "workflows").glob("*.json"))
 
 
@@ -66,13 +66,13 @@ def test_nodes_and_boxes_do_not_overlap(workflow):
         assert within or all(apart(node, group) for group in groups)
 
 
-def test_readme_has_a_row_with_a_picture(path):
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| [`{path.name}`](workflows/{path.name}) ")]
-    assert f'<img src="workflows/{path.stem}.webp"' in row
+def test_the_table_has_a_row_with_a_picture(path):
+    (row,) = [line for line in TABLE.splitlines() if line.startswith(f"| [`{path.name}`](../workflows/{path.name}) ")]
+    assert f'<img src="../workflows/{path.stem}.webp"' in row
     with Image.open(path.with_suffix(".webp")) as picture:
         assert picture.format == "WEBP" and picture.width >= 1000
 
 
-def test_readme_has_no_row_without_a_file():
-    assert set(re.findall(r"\| \[`(\w+)\.json`\]\(workflows/", README)) == {path.stem for path in PATHS}
+def test_the_table_has_no_row_without_a_file():
+    assert set(re.findall(r"\| \[`(\w+)\.json`\]\(../workflows/", TABLE)) == {path.stem for path in PATHS}
     assert {path.stem for path in (REPO / "workflows").iterdir()} == {path.stem for path in PATHS}

@@ -114,9 +114,7 @@ def test_gradients_are_those_of_finite_differences():
         queries, keys = (t.requires_grad_() for t in tensors((2, 3, 2, 4), (2, 3, 2, 4)))
         masks = torch.rand(2, 3, dtype=torch.float64)
         present = torch.tensor([[1, 1, 0], [0, 0, 0]]).bool()
-        assert torch.autograd.gradcheck(
-            lambda q, k: losses.routing_errors(response_map(q, k), masks), (queries, keys)
-        )
+        assert torch.autograd.gradcheck(lambda q, k: losses.routing_errors(response_map(q, k), masks), (queries, keys))
         # A row without placeholders has no gradient and above all no NaN.
         assert torch.autograd.gradcheck(lambda q, k: losses.placeholder_errors(q, k, present, 0), (queries, keys))
         clean, noise = (t.requires_grad_() for t in tensors((2, 1, 2, 2), (2, 1, 2, 2)))
