@@ -12,6 +12,8 @@ goes on from there, and without one the training goes on from the published weig
 5. rounds of DreamO (configs/round.toml), each from the last one's weights, as many as there is time for. After each
    the scores on held-out subjects go to STATE/curve.jsonl: `python -m minidreamo.curve` draws what more would gain.
 
+6. where --rounds is reached: --guided-steps in which the last round's weights are taught what they draw with guidance.
+
 `--publish` puts the last whole round, the decoder and the base into minidreamo/weights.
 `--minutes` is of this call; a stage that it cuts off goes on next time. kill −9 costs at most the last 100 steps.
 """
@@ -31,11 +33,12 @@ import torch
 from safetensors.torch import load_file
 
 from dreamo_core.training.config import Run, load_config
-from dreamo_core.training.engine import train
+from dreamo_core.training.engine import MakeObjective, paper_objective, train
 from dreamo_core.training.resume import progress
 
 from . import art, build_data, classifier, train_autoencoder, train_base
 from .attention import explicit_attention
+from .distill import guided
 from .sampling import load_artist
 from .score import over_seeds, score, score_styles
 from .store import save_half
@@ -43,6 +46,7 @@ from .store import save_half
 HERE = Path(__file__).resolve().parent
 STATE = Path.home() / ".cache" / "minidreamo-state"
 WEIGHTS = ("autoencoder", "t5", "clip", "flux", "dreamo")
+GUIDED_SEED = 1000
 PICTURES, SEEDS = 40, 1
 """Of the scores after a round: 40 pictures with one reference and 40 with two take half a minute."""
 
@@ -68,6 +72,10 @@ class World:
     def round(self, number: int) -> Path:
         """Folder of a round, from 1; 0 is what the rounds begin with."""
         return self.state / "rounds" / f"{number:03d}"
+
+    def guided(self, number: int) -> Path:
+        """Folder of what a round's weights were taught with guidance."""
+        return self.state / "guided" / f"{number:03d}"
 
     def dreamo(self, number: int) -> Path:
         return self.round(number) / "dreamo.safetensors" if number else self.weights("dreamo")
@@ -121,14 +129,25 @@ def train_decoder(world: World, steps: int) -> None:
     train_autoencoder.train(world.drawings, path, steps, seed=1, begin=True, until=world.until)
 
 
-def train_round(world: World, run: Run, number: int) -> bool:
-    """Whether the round is whole now."""
-    run = replace(of_state(run, world, seed=number), output=world.round(number))
-    run = replace(run, model=replace(run.model, begin=world.dreamo(number - 1)))
+def train_from(world: World, run: Run, number: int, output: Path, objective: MakeObjective = paper_objective) -> bool:
+    """Train on from a round's weights; whether it came to its end."""
+    run = replace(run, output=output, model=replace(run.model, begin=world.dreamo(number)))
     # The fused kernels of a GPU are the quicker ones there.
     with explicit_attention() if world.device == "cpu" else nullcontext():
-        train(run, world.until)
-    return progress(run.output)[0] >= len(run.stages)
+        train(run, world.until, objective=objective)
+    return progress(output)[0] >= len(run.stages)
+
+
+def train_round(world: World, run: Run, number: int) -> bool:
+    """Whether the round is whole now."""
+    return train_from(world, of_state(run, world, seed=number), number - 1, world.round(number))
+
+
+def train_guided(world: World, run: Run, number: int, scale: float, steps: int) -> bool:
+    """Teach a round's weights what they draw with guidance (`distill`); whether it is whole now."""
+    run = of_state(run, world, seed=GUIDED_SEED + number)
+    run = replace(run, stages=tuple(replace(stage, steps=steps) for stage in run.stages))
+    return train_from(world, run, number, world.guided(number), guided(scale))
 
 
 def measure(world: World, run: Run, number: int, say=print) -> None:
@@ -149,16 +168,20 @@ def measure(world: World, run: Run, number: int, say=print) -> None:
 
 
 def publish(world: World, run: Run, folder: Path = HERE / "weights") -> None:
-    """Put the last whole round's DreamO, the decoder where it is whole, and the base into `folder`."""
+    """Put the last whole round's DreamO, taught with guidance if it was, decoder and base into `folder`."""
     number = finished(world, run)
     samples = number * sum(stage.steps * stage.batch for stage in run.stages)
     about = {"rounds": str(number), "samples": str(samples), "seeds": f"1 to {number}"}
-    save_half(load_file(world.dreamo(number)), folder / "dreamo.safetensors", about)
+    taught = progress(world.guided(number))[0] >= len(run.stages)
+    if taught:
+        about |= {"guided": f"seed {GUIDED_SEED + number}"}
+    dreamo = world.guided(number) / "dreamo.safetensors" if taught else world.dreamo(number)
+    save_half(load_file(dreamo), folder / "dreamo.safetensors", about)
     decoder = world.state / "decoder" / "autoencoder.safetensors"
     for name, source in (("autoencoder", decoder), ("flux", world.weights("flux")), ("clip", world.weights("clip"))):
         if source.exists():
             (folder / f"{name}.safetensors").write_bytes(source.read_bytes())
-    print(f"{folder} has what {number} rounds gave")
+    print(f"{folder} has what {number} rounds gave{', taught with guidance' if taught else ''}")
 
 
 def train_all(world: World, run: Run, wanted: argparse.Namespace) -> None:
@@ -178,7 +201,10 @@ def train_all(world: World, run: Run, wanted: argparse.Namespace) -> None:
         for number in range(finished(world, run) + 1):
             if world.dreamo(number).exists():
                 measure(world, run, number)
-    print(f"{finished(world, run)} rounds are whole; the same command goes on", flush=True)
+    number = finished(world, run)
+    print(f"{number} rounds are whole; the same command goes on", flush=True)
+    if wanted.guided_steps and number >= wanted.rounds and not world.over:
+        train_guided(world, run, number, wanted.guidance, wanted.guided_steps)
 
 
 def main() -> None:
@@ -193,6 +219,8 @@ def main() -> None:
     parser.add_argument("--base-minutes", type=float, default=0, help="of training the base on, in all calls together")
     parser.add_argument("--base-batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1000, help="stop after so many in all")
+    parser.add_argument("--guidance", type=float, default=3.0, help="scale between without and with references")
+    parser.add_argument("--guided-steps", type=int, default=0, help="after the last of the rounds; 0 for none")
     parser.add_argument("--device", default="cpu", help="of the base; the rounds take a GPU where there is one")
     parser.add_argument("--publish", action="store_true", help="afterwards, put it into minidreamo/weights")
     arguments = parser.parse_args()

@@ -60,6 +60,10 @@ class Objective(nn.Module):
         """Velocity and response maps at any point of the way from noise to picture."""
         return self._predict(batch, noisy, times, guidance, probe=True)
 
+    def wanted(self, batch: Batch, noisy: torch.Tensor) -> torch.Tensor:
+        """(b, 16, h, w): the velocity to learn at `noisy`, that of Eq. 1."""
+        return flow.velocity(batch.target, batch.noise)
+
     def forward(self, batch: Batch, share: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 5 and its parts.
 
@@ -67,11 +71,11 @@ class Objective(nn.Module):
             share: number of processes; parts are scaled so that the mean over processes is the mean over the batch.
         """
         weights = self.run.losses
+        noisy = flow.interpolate(batch.target, batch.noise, batch.times)
         predicted = self._predict(
-            batch, flow.interpolate(batch.target, batch.noise, batch.times), batch.times, self.run.times.guidance,
-            probe=bool(weights.routing or weights.placeholder),
-        )  # fmt: skip
-        errors = predicted.velocity.float() - flow.velocity(batch.target, batch.noise)
+            batch, noisy, batch.times, self.run.times.guidance, probe=bool(weights.routing or weights.placeholder)
+        )
+        errors = predicted.velocity.float() - self.wanted(batch, noisy)
         parts = {"flow": errors.square().mean()}
         if predicted.maps is not None:
             known = batch.masks.isfinite().all(-1)
@@ -176,6 +180,13 @@ def _shown(run: Run) -> Path:
     return run.samples.manifest or run.stages[0].manifest
 
 
+MakeObjective = Callable[[DreamOTransformer, Encoders, Run], Objective]
+
+
+def paper_objective(model: DreamOTransformer, encoders: Encoders, run: Run) -> Objective:
+    return Objective(model, encoders.t5, run)
+
+
 class Trainer:
     """Everything that lives as long as the run: model, optimizer, log, and the processes that share them.
 
@@ -184,9 +195,9 @@ class Trainer:
     """
 
     def __init__(self, run: Run, accelerator, model: DreamOTransformer, encoders: Encoders, place: Place,
-                 stores: dict[Path, FeatureStore], say: Callable[[str], None]):  # fmt: skip
+                 stores: dict[Path, FeatureStore], objective: MakeObjective, say: Callable[[str], None]):  # fmt: skip
         self.run, self.accelerator, self.model, self.stores = run, accelerator, model, stores
-        self.inner = self.objective = Objective(model, encoders.t5, run)
+        self.inner = self.objective = objective(model, encoders, run)
         settings = parallel.sharding()
         if settings:
             say(parallel.shard(self.objective, settings, accelerator.device, ["look"]))
@@ -259,12 +270,16 @@ class Trainer:
         return None
 
 
-def train(run: Run, until: float | None = None, say: Callable[[str], None] = print) -> Path:
+def train(
+    run: Run, until: float | None = None, say: Callable[[str], None] = print,
+    objective: MakeObjective = paper_objective,
+) -> Path:  # fmt: skip
     """Run all stages, going on from the last checkpoint; returns the written `dreamo.safetensors`.
 
     Args:
         until: stop with a checkpoint at this time (seconds since the epoch), None for never.
         say: told one line now and then.
+        objective: makes the module with the losses.
 
     Raises:
         ValueError: data, weights or checkpoint do not fit the config.
@@ -285,7 +300,7 @@ def train(run: Run, until: float | None = None, say: Callable[[str], None] = pri
     place = load_checkpoint(run.output, model)
     if place.stage or place.step:
         say(f"going on at stage {run.stages[min(place.stage, len(run.stages) - 1)].name!r}, step {place.step}")
-    trainer = Trainer(run, accelerator, model, encoders, place, stores, say)
+    trainer = Trainer(run, accelerator, model, encoders, place, stores, objective, say)
     for number in range(place.stage, len(run.stages)):
         done = sum(stage.steps for stage in run.stages[:number])
         stopped = trainer.stage(number, place.step if number == place.stage else 0, done, until)

@@ -11,9 +11,13 @@ import training_world
 from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention
 
-from dreamo_core.training import engine
+from dreamo_core.training import engine, flow
+from dreamo_core.training.batches import Batches
 from dreamo_core.training.config import load_config
-from minidreamo import art, curve, intervals, train_all, train_autoencoder, travel
+from dreamo_core.training.export import load_released
+from dreamo_core.training.features import FeatureStore
+from dreamo_core.training.manifest import read_manifest
+from minidreamo import art, curve, distill, intervals, train_all, train_autoencoder, travel
 from minidreamo.attention import explicit_attention
 from minidreamo.autoencoder import BlockAutoencoder
 
@@ -127,6 +131,38 @@ def test_rounds_follow_one_another_and_go_on_where_they_were_cut_off(tiny):
     moved = [sum(float((b[k] - a[k]).square().sum()) for k in a) for a, b in zip(states, states[1:], strict=False)]
     # The second begins where the first ended and sees other pictures with other noise.
     assert all(0 < m < 1 for m in moved) and moved[0] != moved[1]
+
+
+def test_guidance_is_learned_from_the_weights_one_begins_with(tiny):
+    """At first the student is the teacher, so its error is (w − 1) (v − v₀), here with v₀ from a model of its own."""
+    world, run = tiny
+    run = train_all.of_state(replace(run, model=replace(run.model, begin=world.dreamo(0))), world)
+    encoders = engine.load_encoders(run)
+    store = FeatureStore(read_manifest(world.manifest), encoders, world.state / "features", lambda line: None)
+    batch = Batches(store, run.stages[0], run.losses, run.times, (0, 1))[1]
+    student, other = (engine.build_model(run, encoders.t5.config.d_model) for _ in range(2))
+    for model in (student, other):
+        load_released(model, world.dreamo(0))
+    flows = {w: distill.guided(w)(student, encoders, run)(batch, 1)[1]["flow"] for w in (1.0, 3.0)}
+    noisy = flow.interpolate(batch.target, batch.noise, batch.times)
+    text, guidance = engine.Objective(other, encoders.t5, run).text(batch), torch.ones_like(batch.times)
+    velocity = other(noisy, batch.times, text, batch.pooled, guidance, batch.references, batch.kept).velocity
+    alone = other(noisy, batch.times, text, batch.pooled, guidance).velocity
+    assert flows[1.0] < 1e-10 < flows[3.0]
+    assert float(flows[3.0]) == pytest.approx(4 * float((velocity - alone).square().mean()), rel=1e-4)
+
+
+def test_teaching_guidance_moves_the_student_and_leaves_the_round(tiny):
+    world, run = tiny
+    before = world.dreamo(0).read_bytes()
+    with torch.enable_grad():
+        assert not train_all.train_guided(replace(world, until=0.0), run, 0, 3.0, 3)
+        assert train_all.train_guided(world, run, 0, 3.0, 3)
+    assert world.dreamo(0).read_bytes() == before
+    taught, first = load_file(world.guided(0) / "dreamo.safetensors"), load_file(world.dreamo(0))
+    assert taught.keys() == first.keys() and not any(torch.equal(taught[k], first[k]) for k in taught if "lora" in k)
+    kept = load_file(world.guided(0) / "checkpoint.safetensors")
+    assert not any("teacher" in key for key in kept)
 
 
 def test_published_are_the_last_whole_round_and_the_decoder(tiny, tmp_path):
