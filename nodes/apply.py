@@ -6,6 +6,7 @@ from ..dreamo_core.host.text_encoder import used_placeholders
 from ..dreamo_core.text.placeholders import note_on_unnamed
 from ..dreamo_core.text.style import note_on_style
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOModelType, DreamOReferencesType
 
 PLAIN = "No DreamO file is connected: the references are plain ones, as for UNO and USO."
@@ -42,6 +43,7 @@ class DreamOApply(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, positive, references, dreamo_model=None) -> io.NodeOutput:
         embeddings = dreamo_model.embeddings if dreamo_model is not None else None
         patched = with_references(model, embeddings)

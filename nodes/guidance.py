@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..dreamo_core.host.flux import with_cfg_range
 from .aliases import search_aliases
+from .checks import checked
 from .widgets import percent_inputs
 
 
@@ -28,5 +29,6 @@ class DreamOTrueCFGRange(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, start_percent, end_percent) -> io.NodeOutput:
         return io.NodeOutput(with_cfg_range(model, start_percent, end_percent))

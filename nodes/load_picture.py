@@ -3,6 +3,7 @@ from comfy_api.latest import io, ui
 from ..dreamo_core.host import folders as files
 from ..dreamo_core.pictures.load import load_picture
 from .aliases import search_aliases
+from .checks import checked
 
 
 class DreamOLoadPicture(io.ComfyNode):
@@ -33,6 +34,7 @@ class DreamOLoadPicture(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image) -> io.NodeOutput:
         picture = load_picture(files.input_picture(image))
         opaque = picture[..., 3] if picture.shape[3] == 4 else picture.new_ones(picture.shape[:3])

@@ -9,6 +9,7 @@ from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
 from ..dreamo_core.host.messages import report
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOModelType
 
 NO_MODEL = "Load DreamO's model output is used but its model input is not connected; connect a FLUX.1 model to it."
@@ -58,6 +59,7 @@ class DreamOLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, dreamo_name, strength=1.0, model=None) -> io.NodeOutput:
         dreamo = load_dreamo_model(files.model_path(dreamo_name))
         if model is not None:
@@ -100,6 +102,7 @@ class DreamOLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         file = load_lora_file(files.lora_path(lora_name))
         patched = with_loras(model, [(file.lora, strength)])

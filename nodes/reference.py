@@ -6,6 +6,7 @@ from ..dreamo_core.pictures.prepare import DREAMO, MASK_USES
 from ..dreamo_core.sequence.percent import check_range
 from ..dreamo_core.sequence.reference import Reference, extend
 from .aliases import search_aliases
+from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
 from .widgets import background_input, percent_inputs, profile_input, resolution_input, strength_input, task_input
@@ -73,6 +74,7 @@ class DreamOReference(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         image,

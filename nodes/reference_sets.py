@@ -8,6 +8,7 @@ from ..dreamo_core.pictures.load import load_picture, pictures_in
 from ..dreamo_core.pictures.prepare import DREAMO
 from ..dreamo_core.sequence.reference import Reference, References, extend
 from .aliases import search_aliases
+from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
 from .widgets import background_input, profile_input, resolution_input, strength_input, task_input
@@ -59,6 +60,7 @@ class DreamOReferences(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, vae, resolution, background="auto", references=(), profile=DREAMO, **slots) -> io.NodeOutput:
         used = [i for i in SLOTS if slots.get(f"image_{i}") is not None]
         tasks = [slots[f"task_{i}"] for i in used]
@@ -102,6 +104,7 @@ class DreamOReferenceBatch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, vae, task, resolution, strength, folder, images=None, background="auto", references=(), profile=DREAMO
     ) -> io.NodeOutput:

@@ -4,6 +4,7 @@ from ..dreamo_core.flux import MAX_REFERENCES
 from ..dreamo_core.host.routing import add_region, name_words
 from ..dreamo_core.routing.regions import make_region
 from .aliases import search_aliases
+from .checks import checked
 
 FILL, FIND = "fill it", "find its place in it"
 
@@ -55,6 +56,7 @@ class DreamORegion(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, conditioning, mask, reference, mode, feather, hard) -> io.NodeOutput:
         region = make_region(reference, mask, feather, hard, mode == FIND)
         return io.NodeOutput(add_region(conditioning, region))
@@ -88,5 +90,6 @@ class DreamORoutingWords(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, conditioning, clip, text, words) -> io.NodeOutput:
         return io.NodeOutput(name_words(conditioning, clip, text, words))

@@ -7,6 +7,7 @@ from ..dreamo_core.host.routing import sample_routed
 from ..dreamo_core.host.samplers import sampler_names, scheduler_names
 from ..dreamo_core.routing.drawing import heat_pictures, map_picture, region_masks, step_strip
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOModelType, DreamOReferencesType, DreamORoutingMapsType
 
 
@@ -80,6 +81,7 @@ class DreamORoutedSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, positive, negative, latent_image, live_maps, references=None, dreamo_model=None, **settings
     ) -> io.NodeOutput:
@@ -117,6 +119,7 @@ class DreamORoutingPreview(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, maps, opacity, image=None) -> io.NodeOutput:
         samples = maps.last()[0].shape[1]
         pictures = [None] * samples if image is None else [image[n % len(image)][..., :3] for n in range(samples)]

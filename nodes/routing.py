@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..dreamo_core.host.routing import with_routing
 from ..dreamo_core.routing.settings import FORMS, MASKS_FROM, SOURCES, RoutingSettings
 from .aliases import search_aliases
+from .checks import checked
 
 
 def part(name: str, default: float, tooltip: str, low: float = 0.0, high: float = 1.0) -> io.Float.Input:
@@ -103,5 +104,6 @@ class DreamORouting(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, **settings) -> io.NodeOutput:
         return io.NodeOutput(with_routing(model, RoutingSettings(**settings)))

@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..dreamo_core.host.reuse import expected_cost, with_policy
 from ..dreamo_core.reuse.policy import PRESETS, REFRESH_POLICIES, STORES, ReusePolicy
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOReferencesType
 
 CUSTOM = "custom"
@@ -121,6 +122,7 @@ class DreamOSpeed(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, preset, low_memory, references=(), width=1024, height=1024, steps=12, **advanced
     ) -> io.NodeOutput:

@@ -9,6 +9,7 @@ from ..dreamo_core.host.flux import check_flux
 from ..dreamo_core.host.lora import with_loras
 from ..dreamo_core.host.messages import report
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOModelType
 
 # Released strengths, and the presets that use the file.
@@ -79,6 +80,7 @@ class DreamOModelStack(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, preset, use_turbo, **strengths) -> io.NodeOutput:
         strengths = {name: strengths.get(name, default) for name, (default, _) in STRENGTHS.items()}
         taking_part, paths = _choose(preset, use_turbo, strengths)

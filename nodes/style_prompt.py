@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..dreamo_core.host.messages import say
 from ..dreamo_core.text.style import STYLE_TRIGGER, with_style_trigger
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOReferencesType
 
 
@@ -33,6 +34,7 @@ class DreamOStylePrompt(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, prompt, trigger, references=None) -> io.NodeOutput:
         wanted = trigger and (references is None or any(r.task == "style" for r in references))
         result = with_style_trigger(prompt) if wanted else prompt

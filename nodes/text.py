@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..dreamo_core.host.text_encoder import encode_prompt, used_placeholders, with_placeholders
 from ..dreamo_core.text.placeholders import check_against_references
 from .aliases import search_aliases
+from .checks import checked
 from .types import DreamOModelType, DreamOReferencesType
 
 
@@ -26,6 +27,7 @@ class DreamOPlaceholders(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip, dreamo_model) -> io.NodeOutput:
         return io.NodeOutput(with_placeholders(clip, dreamo_model.embeddings, dreamo_model.path.name))
 
@@ -73,6 +75,7 @@ class DreamOTextEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip, dreamo_model, prompt, guidance, references=None) -> io.NodeOutput:
         positive = encode_prompt(clip, dreamo_model.embeddings, dreamo_model.path.name, prompt, guidance)
         if references is not None:

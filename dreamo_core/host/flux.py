@@ -17,6 +17,7 @@ from ..run.run import outer_sample_wrapper
 from ..sampling.apply_model import make_apply_model_wrapper
 from ..sampling.cfg_range import make_cfg_range_wrapper
 from ..sequence.embeddings import Embeddings
+from ..sequence.percent import check_range
 
 
 def attention_for_bias(attention: Callable, form: str) -> Callable:
@@ -119,5 +120,6 @@ def with_references(model: Any, embeddings: Embeddings | None = None) -> Any:
 
 def with_cfg_range(model: Any, start_percent: float, end_percent: float) -> Any:
     """A clone of the ModelPatcher whose negative prompt acts in a part of sampling only."""
+    check_range(start_percent, end_percent)
     wrapper = make_cfg_range_wrapper(start_percent, end_percent)
     return with_wrapper(model, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY + "_cfg_range", wrapper)

@@ -13,6 +13,9 @@ from ..pictures.load import pictures_in
 
 MODEL_FOLDER = "dreamo"
 LORA_FOLDER = "loras"
+_LONGEST_NAME = 200
+"""Longer ones a message does not repeat in full."""
+
 FACEXLIB_FOLDER = "facexlib"
 """Where other packs keep facexlib's weights too."""
 
@@ -46,9 +49,11 @@ def input_picture(name: str) -> Path:
     Raises:
         ValueError: no such file, or one outside the host's folders.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"A picture is given by its file's name, got {name!r}.")
     file, folder = folder_paths.annotated_filepath(name)
     folder = folder or folder_paths.get_input_directory()
-    return _inside(folder, file, "picture", Path.is_file)
+    return _inside(folder, file, "picture", os.path.isfile)
 
 
 def input_folder(name: str) -> Path:
@@ -57,17 +62,20 @@ def input_folder(name: str) -> Path:
     Raises:
         ValueError: no such folder, or one outside.
     """
-    return _inside(folder_paths.get_input_directory(), name, "folder", Path.is_dir)
+    return _inside(folder_paths.get_input_directory(), name, "folder", os.path.isdir)
 
 
-def _inside(folder: str, name: str, kind: str, exists: Callable[[Path], bool]) -> Path:
+def _inside(folder: str, name: str, kind: str, exists: Callable[[str], bool]) -> Path:
     root = os.path.abspath(folder)
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}… ({len(name)} characters)"
     # As the host does it: a link that the user put into the folder may lead anywhere, a name may not.
     path = os.path.abspath(os.path.join(root, name))
+    # Of the folder its own name alone: where it is on the server is nobody's business who sends a graph.
+    where = f"ComfyUI's {os.path.basename(root)} folder"
     if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
-        raise ValueError(f"{name!r} lies outside {root}; give the name of a {kind} inside it.")
-    if not exists(Path(path)):
-        raise ValueError(f"There is no {kind} {name!r} in {root}; put it there or correct the name.")
+        raise ValueError(f"{shown!r} lies outside {where}; give the name of a {kind} inside it.")
+    if not exists(path):
+        raise ValueError(f"There is no {kind} {shown!r} in {where}; put it there or correct the name.")
     return Path(path)
 
 
@@ -82,8 +90,8 @@ def lora_files() -> list[str]:
 
 
 def expected_folder() -> Path:
-    """Where DreamO files go."""
-    return Path(folder_paths.get_folder_paths(MODEL_FOLDER)[0])
+    """Where DreamO files go, as users know it; it may be elsewhere by extra_model_paths.yaml."""
+    return Path("models") / MODEL_FOLDER
 
 
 def model_path(name: str) -> Path:
@@ -109,7 +117,7 @@ def _path(name: str, kinds: tuple[str, ...], advice: str) -> Path:
         path = folder_paths.get_full_path(kind, name)
         if path is not None:
             return Path(path)
-    folders = ", ".join(folder for kind in kinds for folder in folder_paths.get_folder_paths(kind))
+    folders = " or ".join(f"models/{kind}" for kind in kinds)
     raise ValueError(f"There is no {name} in {folders}; {advice}.")
 
 

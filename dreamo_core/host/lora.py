@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,8 +95,11 @@ def with_loras(model: Any, loras: Sequence[tuple[Lora, float]]) -> Any:
     All are checked before the first is applied.
 
     Raises:
-        ValueError: a LoRA does not fit the model.
+        ValueError: a LoRA does not fit the model, or a strength is no finite number.
     """
+    wrong = [(lora.name, strength) for lora, strength in loras if not math.isfinite(strength)]
+    if wrong:
+        raise ValueError(f"The strength of {wrong[0][0]} must be a finite number, got {wrong[0][1]}.")
     weights = {name: tuple(parameter.shape) for name, parameter in model.model.named_parameters()}
     model_name = type(model.model).__name__
     checked = [(_patches(lora, weights, model_name), lora, strength) for lora, strength in loras if strength]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import numbers
 import weakref
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ class PlaceholderTokenizer:
             return rows.get(token, token) if isinstance(token, numbers.Integral) else token
 
         sections = super().tokenize_with_weights(text, *args, **kwargs)
+        check_weights(sections)
         return [[(swap(token), *rest) for token, *rest in section] for section in sections]
 
     def positions(self, sections: list[list[tuple]]) -> PlaceholderPositions:
@@ -91,6 +93,16 @@ class PlaceholderTokenizer:
     def names(self, sections: list[list[tuple]]) -> tuple[str | int, ...]:
         """As `token_names`, with placeholders by their own."""
         return token_names(sections, {id(row): name for name, row in self.placeholder_rows.items()})
+
+
+def check_weights(sections: list[list[tuple]]) -> None:
+    """Raise ValueError if a part of the prompt has a weight that makes the picture NaN."""
+    wrong = [weight for section in sections for _, weight, *_ in section if not math.isfinite(weight)]
+    if wrong:
+        raise ValueError(
+            f"A part of the prompt has the weight {wrong[0]}; write a number, such as (word:1.2), or escape the "
+            "brackets: \\(word:nan\\)."
+        )
 
 
 def token_names(sections: list[list[tuple]], rows: dict[int, str] | None = None) -> tuple[str | int, ...]:
@@ -188,7 +200,10 @@ def encode_prompt(clip: Any, embeddings: Embeddings, source: str, prompt: str, g
     check_spelling(prompt)
     if mentions_placeholder(prompt):
         clip = with_placeholders(clip, embeddings, source)
+    if not math.isfinite(guidance):
+        raise ValueError(f"The guidance must be a finite number, got {guidance}.")
     tokens = clip.tokenize(prompt)
+    check_weights(tokens.get(_T5, []))
     known = {"guidance": guidance, PROMPT_TOKENS_KEY: token_names(tokens.get(_T5, []))}
     return clip.encode_from_tokens_scheduled(tokens, add_dict=known)
 

@@ -33,7 +33,13 @@ def load_picture(path: Path) -> torch.Tensor:
                 file.draft(None, (LONGEST_EDGE, LONGEST_EDGE))
             profile = file.info.get("icc_profile")
             picture = ImageOps.exif_transpose(_shrunk(file))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        # Pillow calls it an attack; the picture of a user who scans or stitches is none.
+        raise ValueError(
+            f"{path.name} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which is not safe to "
+            f"read; save it smaller. {LONGEST_EDGE} pixels on the longer side are more than a reference needs."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
     values = _deep_values(picture) if picture.mode in _DEEP + ("F",) else _values(picture, profile)
     return torch.from_numpy(values).unsqueeze(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ class ReusePolicy:
             raise ValueError(
                 "margin must be at least 0, keep_ratio lie in 0 to 1 and interval be at least 1, got "
                 f"{self.margin}, {self.keep_ratio} and {self.interval}."
+            )
+
+        if not 0.0 <= self.sigma_distance <= 1.0 or not 0.0 <= self.drift < math.inf:
+            raise ValueError(
+                "sigma_distance must lie in 0 to 1 and drift be a number of at least 0, got "
+                f"{self.sigma_distance} and {self.drift}."
             )
 
     @property

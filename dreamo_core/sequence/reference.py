@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..flux import MAX_REFERENCES
-from ..pictures.picture import Picture
+from ..pictures.picture import TASKS, Picture
 from ..text.placeholders import PlaceholderPositions
 from .embeddings import Embeddings
-from .percent import in_range
+from .percent import check_range, in_range
 from .positions import token_grid
 from .pruning import Foreground, foreground_of
 
@@ -34,6 +35,14 @@ class Reference:
     strength: float = 1.0
     start_percent: float = 0.0
     end_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS or not 0.0 <= self.strength < math.inf:
+            raise ValueError(
+                f"A reference's task must be one of {', '.join(TASKS)} and its strength a number of at least 0, got "
+                f"{self.task!r} and {self.strength}."
+            )
+        check_range(self.start_percent, self.end_percent)
 
 
 References = tuple[Reference, ...]

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ...nodes.aliases import search_aliases
+from ...nodes.checks import checked
 from . import mini_world, small_models
 
 SEED = io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")
@@ -36,6 +37,7 @@ class DreamODemoModels(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, seed, weights="random") -> io.NodeOutput:
         if weights == "mini world":
             return io.NodeOutput(mini_world.mini_flux(), mini_world.mini_text_encoders(), mini_world.MiniVae())
@@ -64,6 +66,7 @@ class DreamODemoControlNet(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, layout, seed) -> io.NodeOutput:
         return io.NodeOutput(small_models.small_controlnet(layout, seed, **small_models.DEMO_FLUX_CONFIG))
 
@@ -85,6 +88,7 @@ class DreamODemoUSO(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, seed) -> io.NodeOutput:
         projector = small_models.small_uso_projector(small_models.DEMO_FLUX_CONFIG["hidden_size"], seed)
         return io.NodeOutput(projector, small_models.small_clip_vision(seed))

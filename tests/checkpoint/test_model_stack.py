@@ -118,7 +118,7 @@ def test_all_missing_files_are_named_before_anything_is_read(released):
         DreamOModelStack.execute(model, "v1.1", True)
     message = str(error.value)
     for part in (
-        "3 files are missing", folder_paths.get_folder_paths("dreamo")[0], "models/loras",
+        "3 files are missing", "Put into models/dreamo (or models/loras)",
         "dreamo_sft_lora.safetensors  (https://huggingface.co/ByteDance/DreamO, v1.1/dreamo_sft_lora.safetensors)",
         "dreamo_dpo_lora.safetensors", "FLUX.1-Turbo-Alpha.safetensors", "set a strength to 0", "download",
     ):  # fmt: skip
