@@ -25,7 +25,7 @@ boot(cpu=True)
 import nodes  # noqa: E402
 import torch  # noqa: E402
 from dreamo_routed.dreamo_core.host.conditioning import attach_references  # noqa: E402
-from dreamo_routed.dreamo_core.host.flux import with_references  # noqa: E402
+from dreamo_routed.dreamo_core.host.flux import with_dreamo_references  # noqa: E402
 from dreamo_routed.dreamo_core.host.reuse import with_policy  # noqa: E402
 from dreamo_routed.dreamo_core.host.vae import encode_reference  # noqa: E402
 from dreamo_routed.dreamo_core.pictures.prepare import prepare_picture  # noqa: E402
@@ -92,7 +92,7 @@ def main() -> None:
         draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: B023, E731
         text = [[draw(1, 32, 64), {"pooled_output": draw(1, 64), "guidance": 3.5}]]
         embeddings = Embeddings(draw(2, MODEL["hidden_size"]) * 0.5, draw(10, MODEL["hidden_size"]) * 0.5)
-        patched, positive = with_references(model, embeddings), attach_references(text, chain, embeddings)
+        patched, positive = with_dreamo_references(model, embeddings), attach_references(text, chain, embeddings)
         full = [sample(patched, positive, seed) for seed in range(ARGS.seeds)]
         spread += [distance(a, b) for a in full for b in full if a is not b]
         effect += [distance(sample(patched, text, seed), full[seed]) for seed in range(ARGS.seeds)]

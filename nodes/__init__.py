@@ -13,6 +13,7 @@ from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
+from .reference_control import DreamOReferenceControl  # noqa: E402
 from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
 from .region import DreamORegion, DreamORoutingWords  # noqa: E402
 from .routed_sampler import DreamORoutedSampler, DreamORoutingPreview  # noqa: E402
@@ -37,6 +38,7 @@ class DreamOExtension(ComfyExtension):
             DreamOLoadPicture,
             DreamOStylePrompt,
             DreamOApply,
+            DreamOReferenceControl,
             DreamOSpeed,
             DreamOTrueCFGRange,
             DreamORouting,

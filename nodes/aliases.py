@@ -20,6 +20,9 @@ ALIASES = {
         "apply dreamo, apply ipadapter, ipadapter apply, ipadapter advanced, apply pulid, apply instantid, "
         "apply style model, reference conditioning"
     ),
+    "DreamOReferenceControl": (
+        "reference latent strength, kontext strength, flux 2 reference strength, klein, image weight, reference weight"
+    ),
     "DreamOSpeed": "speed up, faster references, kv cache, token pruning, teacache, low vram",
     "DreamOTrueCFGRange": "cfg range, cfg schedule, dynamic cfg, skip cfg, negative prompt",
     "DreamORouting": (

@@ -1,7 +1,7 @@
 from comfy_api.latest import io, ui
 
 from ..dreamo_core.host.conditioning import attach_references
-from ..dreamo_core.host.flux import with_references
+from ..dreamo_core.host.flux import with_dreamo_references
 from ..dreamo_core.host.text_encoder import used_placeholders
 from ..dreamo_core.text.placeholders import note_on_unnamed
 from ..dreamo_core.text.style import note_on_style
@@ -46,7 +46,7 @@ class DreamOApply(io.ComfyNode):
     @checked
     def execute(cls, model, positive, references, dreamo_model=None) -> io.NodeOutput:
         embeddings = dreamo_model.embeddings if dreamo_model is not None else None
-        patched = with_references(model, embeddings)
+        patched = with_dreamo_references(model, embeddings)
         attached = attach_references(positive, references, embeddings)
         # A prompt without any placeholder is as right as one that has them all.
         used = used_placeholders(positive)

@@ -2,7 +2,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..dreamo_core.host.conditioning import attach_references
-from ..dreamo_core.host.flux import with_references
+from ..dreamo_core.host.flux import with_dreamo_references
 from ..dreamo_core.host.routing import sample_routed
 from ..dreamo_core.host.samplers import sampler_names, scheduler_names
 from ..dreamo_core.routing.drawing import heat_pictures, map_picture, region_masks, step_strip
@@ -87,7 +87,8 @@ class DreamORoutedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         if references is not None:
             embeddings = dreamo_model.embeddings if dreamo_model is not None else None
-            model, positive = with_references(model, embeddings), attach_references(positive, references, embeddings)
+            model = with_dreamo_references(model, embeddings)
+            positive = attach_references(positive, references, embeddings)
         latent, maps = sample_routed(model, positive, negative, latent_image, live_maps, **settings)
         return io.NodeOutput(latent, region_masks(maps), heat_pictures(maps), maps)
 

@@ -4,7 +4,6 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 from comfy.ldm.chroma.model import ChromaParams
-from comfy.ldm.flux.model import FluxParams
 from dreamo_routed.minidreamo.host import small_models
 
 SMALL_UNET = {
@@ -31,16 +30,5 @@ def small_chroma():
         "n_layers": 1,
     }  # fmt: skip
     model_config = comfy.supported_models.Chroma(small_models.host_config(config, ChromaParams))
-    model_config.set_inference_dtype(torch.float32, None)
-    return patcher(model_config.get_model({}, ""))
-
-
-def small_flux2():
-    config = {
-        **small_models.FLUX_CONFIG, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1,
-        "axes_dim": [8, 8, 8, 8], "vec_in_dim": None, "global_modulation": True, "mlp_silu_act": True,
-        "qkv_bias": False, "ops_bias": False, "default_ref_method": "index",
-    }  # fmt: skip
-    model_config = comfy.supported_models.Flux2(small_models.host_config(config, FluxParams))
     model_config.set_inference_dtype(torch.float32, None)
     return patcher(model_config.get_model({}, ""))

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import comfy.conds
 import node_helpers
 
 from ..run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY
 from ..sequence.embeddings import Embeddings
-from ..sequence.reference import References, conditioning_for
+from ..sequence.reference import ReferenceConditioning, References, conditioning_for
 from ..text.placeholders import check_against_references
 from .text_encoder import used_placeholders
+
+
+def control_reference(conditioning: list, number: int, **changes: Any) -> list:
+    """A copy of the conditioning on which reference `number` acts by `changes`, entries of `ReferenceSetting`.
+
+    Args:
+        number: from 1, in the order in which ReferenceLatent nodes (or DreamO Apply) put them there; 0 for all.
+
+    Raises:
+        ValueError: the conditioning carries no references, or not that many, or a value is out of its range.
+    """
+    result = []
+    for cond, values in conditioning:
+        latents = values.get("reference_latents") or []
+        if not latents or number > len(latents):
+            have = f"{len(latents)} reference(s)" if latents else "no reference"
+            wanted = f"reference {number}" if number else "references"
+            raise ValueError(
+                f"The conditioning carries {have} and this node is for {wanted}; put it behind the ReferenceLatent "
+                "nodes (or DreamO Apply) that add them, and count from 1 in their order."
+            )
+        others = dict(values.get("model_conds", {}))
+        held = others.pop(CONDITIONING_KEY, None)
+        plain = ReferenceConditioning(()).covering(len(latents))
+        entry = plain if held is None else held.cond.covering(len(latents))
+        settings = tuple(
+            replace(setting, **changes) if number in (0, setting.index) else setting for setting in entry.settings
+        )
+        entry = replace(entry, settings=settings)
+        # One that says nothing would only keep this conditioning from sharing a batch with the negative one.
+        said = {} if entry == plain else {CONDITIONING_KEY: comfy.conds.CONDConstant(entry)}
+        result.append([cond, {**values, "model_conds": {**others, **said}}])
+    return result
 
 
 def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.ldm.flux.model
@@ -16,6 +16,9 @@ from ..run.keys import WRAPPER_KEY
 from ..run.run import outer_sample_wrapper
 from ..sampling.apply_model import make_apply_model_wrapper
 from ..sampling.cfg_range import make_cfg_range_wrapper
+from ..sampling.families import FAMILIES, family_of
+from ..sampling.families.family import Family
+from ..sampling.families.flux1 import FLUX1
 from ..sequence.embeddings import Embeddings
 from ..sequence.percent import check_range
 
@@ -32,13 +35,18 @@ def attention_for_bias(attention: Callable, form: str) -> Callable:
 
 
 def first_modulation(
-    model: Any, sigma: torch.Tensor, y: torch.Tensor, guidance: torch.Tensor | None = None, **_: Any
+    model: Any,
+    family: Family,
+    sigma: torch.Tensor,
+    y: torch.Tensor | None = None,
+    guidance: torch.Tensor | None = None,
+    **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(scale, shift) that the first block puts on normed image tokens at this noise level: (b, c) each, float32.
 
     Args:
         model: the host's BaseModel around a Flux.
-        sigma: (b,); y: (b, vec_in_dim) pooled text; guidance: (b,) or (1,).
+        sigma: (b,); y: (b, d) pooled text; guidance: (b,) or (1,).
     """
     flux = model.diffusion_model
     dtype = model.manual_cast_dtype or model.get_dtype()
@@ -46,14 +54,7 @@ def first_modulation(
     vec = flux.time_in(embed(model.model_sampling.timestep(sigma)))
     if flux.params.guidance_embed and guidance is not None:
         vec = vec + flux.guidance_in(embed(guidance.to(sigma.device)))
-    vec = vec + flux.vector_in(y[:, : flux.params.vec_in_dim].to(vec))
-    first, _ = flux.double_blocks[0].img_mod(vec)
-    return first.scale.flatten(1).float(), first.shift.flatten(1).float()
-
-
-def count_blocks(model: Any) -> int:
-    """Number of transformer blocks of the host's BaseModel around a Flux."""
-    return len(model.diffusion_model.double_blocks) + len(model.diffusion_model.single_blocks)
+    return family.first_modulation(flux, vec, y)
 
 
 def replaced_forward(flux: Any) -> str | None:
@@ -72,26 +73,34 @@ def replaced_forward(flux: Any) -> str | None:
 _apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, replaced_forward)
 
 
-def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:
-    """Raise ValueError unless `model` (the host's ModelPatcher) is a FLUX.1 that fits the embeddings."""
+def check_family(model: Any, allowed: Sequence[Family] = FAMILIES) -> Family:
+    """The family of `model` (the host's ModelPatcher).
+
+    Raises:
+        ValueError: none that is allowed, or a Fill or control variant of it.
+    """
     diffusion_model = model.get_model_object("diffusion_model")
-    params = getattr(diffusion_model, "params", None)
-    is_flux = (
-        isinstance(diffusion_model, comfy.ldm.flux.model.Flux)
-        and isinstance(model.model, comfy.model_base.Flux)
-        and len(params.axes_dim) == 3
-        and params.vec_in_dim is not None
-    )
-    if not is_flux:
+    is_flux = isinstance(diffusion_model, comfy.ldm.flux.model.Flux) and isinstance(model.model, comfy.model_base.Flux)
+    family = family_of(diffusion_model) if is_flux else None
+    if family not in allowed:
+        names = " or ".join(one.name for one in allowed)
         raise ValueError(
-            f"DreamO references need a FLUX.1 model, got {type(model.model).__name__}; "
+            f"DreamO references need a {names} model, got {type(model.model).__name__}; "
             "load flux1-dev with Load Diffusion Model."
         )
+    params = diffusion_model.params
     if params.in_channels != params.out_channels:
         raise ValueError(
-            f"DreamO references need a FLUX.1 model with {params.out_channels} input channels, got "
+            f"DreamO references need a {family.name} model with {params.out_channels} input channels, got "
             f"{params.in_channels}; this is a Fill or control variant, load flux1-dev instead."
         )
+    return family
+
+
+def check_flux(model: Any, embeddings: Embeddings | None = None) -> None:
+    """Raise ValueError unless `model` (the host's ModelPatcher) is a FLUX.1 that fits the embeddings."""
+    check_family(model, (FLUX1,))
+    params = model.get_model_object("diffusion_model").params
     if embeddings is not None and embeddings.hidden_size != params.hidden_size:
         raise ValueError(
             f"The DreamO embeddings are {embeddings.hidden_size} wide but the model's hidden size is "
@@ -107,13 +116,23 @@ def with_wrapper(model: Any, wrapper_type: str, key: str, wrapper: Callable) -> 
     return model
 
 
-def with_references(model: Any, embeddings: Embeddings | None = None) -> Any:
-    """A clone of the ModelPatcher that understands references on its conditioning.
+def with_dreamo_references(model: Any, embeddings: Embeddings | None) -> Any:
+    """A clone of the ModelPatcher that understands what `DreamO Apply` puts on a conditioning.
 
     Raises:
         ValueError: not FLUX.1, or the embeddings do not fit it.
     """
     check_flux(model, embeddings)
+    return with_references(model)
+
+
+def with_references(model: Any) -> Any:
+    """A clone of the ModelPatcher that understands references on its conditioning.
+
+    Raises:
+        ValueError: of no family that references work on.
+    """
+    check_family(model)
     model = with_wrapper(model, WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample_wrapper)
     return with_wrapper(model, WrappersMP.APPLY_MODEL, WRAPPER_KEY, _apply_model)
 

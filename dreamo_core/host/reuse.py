@@ -16,26 +16,22 @@ from ..run.keys import CONDITIONING_KEY, POLICY_KEY, WRAPPER_KEY
 from ..sampling.apply_model import kept_of, plain_references
 from ..sequence.positions import token_grid
 from ..sequence.reference import ReferenceConditioning, References, conditioning_for
-from .flux import count_blocks, with_references, with_wrapper
-
-TEXT_TOKENS = 512
-"""What FLUX.1 was trained with; the host's own prompts are often shorter."""
-
-LATENT_SCALE = 8
+from .flux import check_family, with_references, with_wrapper
 
 PAIRS_UNDER_WAY = 2
 """Blocks whose keys and values are on the device at once in low-memory mode: one in use, one on its way."""
 
 
 def shape_of(model: Any) -> ModelShape:
-    """The sizes of the Flux in a ModelPatcher."""
-    params = model.get_model_object("diffusion_model").params
-    return ModelShape(params.hidden_size, params.num_heads, params.mlp_ratio, count_blocks(model.model))
+    """The sizes of the transformer in a ModelPatcher."""
+    return check_family(model).shape(model.get_model_object("diffusion_model"))
 
 
-def reference_tokens(conditioning: ReferenceConditioning, latents: list[torch.Tensor], settings: ReusePolicy) -> int:
-    """Number of tokens that all references of a conditioning have in the sequence."""
-    grids = [token_grid(*latent.shape[-2:]) for latent in latents]
+def reference_tokens(
+    conditioning: ReferenceConditioning, latents: list[torch.Tensor], settings: ReusePolicy, patch: int = 2
+) -> int:
+    """Number of tokens that all references of a conditioning have in the sequence; a token is `patch` latent pixels."""
+    grids = [token_grid(*latent.shape[-2:], patch) for latent in latents]
     kept = [kept_of(s, grid, settings) for s, grid in zip(conditioning.settings, grids, strict=True)]
     return sum(rows * columns if k is None else len(k) for (rows, columns), k in zip(grids, kept, strict=True))
 
@@ -54,9 +50,11 @@ def expected_cost(
     """What a run with this chain costs by the cost model, in words, with text of the usual length."""
     conditioning = conditioning_for(references, None)
     tokens = reference_tokens(conditioning, [r.latent for r in references], settings)
-    rows, columns = token_grid(height // LATENT_SCALE, width // LATENT_SCALE)
+    family = check_family(model)
+    patch = model.get_model_object("diffusion_model").patch_size
+    rows, columns = token_grid(height // family.latent_pixels, width // family.latent_pixels, patch)
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps).tolist()
-    sequence = Tokens(TEXT_TOKENS, rows * columns, tokens)
+    sequence = Tokens(family.text_tokens, rows * columns, tokens)
     return describe(shape_of(model), sequence, settings, sigmas, device_bytes(model, tokens, settings))
 
 
@@ -77,10 +75,11 @@ def make_prepare_sampling_wrapper(settings: ReusePolicy):
         def counted(cond: dict[str, Any]) -> dict[str, Any]:
             entry = cond.get("model_conds", {}).get(CONDITIONING_KEY)
             latents = cond.get("reference_latents")
-            carried = plain_references(latents, cond.get("reference_latents_method")) if entry is None else entry.cond
+            carried = plain_references(latents) if entry is None else entry.cond.covering(len(latents or ()))
             if carried is None or not latents or len(latents) != len(carried.settings):
                 return cond
-            tokens = reference_tokens(carried, latents, settings)
+            patch = model.get_model_object("diffusion_model").patch_size
+            tokens = reference_tokens(carried, latents, settings, patch)
             stand_in = _stand_in(model, device_bytes(model, tokens, settings, noise_shape[0]))
             return {**cond, "reference_latents": [*latents, stand_in]}
 
@@ -99,10 +98,10 @@ def make_prepare_sampling_wrapper(settings: ReusePolicy):
 def with_policy(model: Any, settings: ReusePolicy) -> Any:
     """A clone of the ModelPatcher on which references cost what the settings say; before or after DreamO Apply.
 
-    Plain uxo references of stock nodes (UNO, USO) become cheap too.
+    Plain references of stock nodes (UNO, USO, Kontext, FLUX.2) become cheap too.
 
     Raises:
-        ValueError: not FLUX.1.
+        ValueError: of no family that references work on.
     """
     model = with_references(model)
     key = WRAPPER_KEY + "_speed"

@@ -19,12 +19,9 @@ from ..routing.regions import Region, RoutingConditioning
 from ..routing.settings import RoutingSettings, chosen_blocks
 from ..run.keys import PLACEHOLDERS_KEY, RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
 from ..text.words import TextPiece, words_for_references
-from .flux import with_references, with_wrapper
+from .flux import check_family, with_references, with_wrapper
 from .messages import logger
 from .text_encoder import is_encoding_of, prompt_sections
-
-PIXELS = 8
-"""FLUX.1's latent is an eighth of the picture."""
 
 _PREVIEW_SIDE = 512
 
@@ -40,11 +37,10 @@ def with_routing(model: Any, settings: RoutingSettings) -> Any:
     """A clone of the ModelPatcher that routes references; it understands references on its conditioning too.
 
     Raises:
-        ValueError: not FLUX.1, or the settings name blocks that it does not have.
+        ValueError: of no family that references work on, or the settings name blocks that it does not have.
     """
     model = with_references(model)
-    flux = model.get_model_object("diffusion_model")
-    chosen_blocks(settings.blocks, len(flux.double_blocks), len(flux.single_blocks))
+    chosen_blocks(settings.blocks, *check_family(model).depths(model.get_model_object("diffusion_model")))
     model.model_options["transformer_options"][ROUTING_KEY] = settings
     return model
 
@@ -81,7 +77,8 @@ def set_words(conditioning: list, words: tuple[tuple[int, ...], ...]) -> list:
     Raises:
         ValueError: it carries references already, and fewer than there are words.
     """
-    return _extended(conditioning, lambda entry: replace(entry, words=words))
+    length = conditioning[0][0].shape[1]
+    return _extended(conditioning, lambda entry: replace(entry, words=words, text=length))
 
 
 def name_words(conditioning: list, clip: Any, text: str, lines: str) -> list:
@@ -182,7 +179,8 @@ def sample_routed(
         ValueError: no reference took part in any step.
     """
     recorder = Recorder()
-    size = tuple(side * PIXELS for side in latent["samples"].shape[-2:])
+    pixels = check_family(model).latent_pixels
+    size = tuple(side * pixels for side in latent["samples"].shape[-2:])
     model = with_routing(model, settings_on(model) or RoutingSettings())
     model.model_options["transformer_options"][RECORDER_KEY] = recorder
     if live_maps:

@@ -2,7 +2,8 @@
 
 Of a transformer block per token, with hidden size h and an MLP of r·h: 4h² for queries, keys, values and output, and
 2r·h² for the MLP, the same in double and single blocks. Attention takes 2h multiply-adds for each pair of a query and
-a key. Norms, embeddings and the first and last layer are left out. `docs/cost.md` checks this against measurements.
+a key. A gated MLP has 3r·h². Norms, embeddings and the first and last layer are left out. `docs/cost.md` checks this
+against measurements.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from .policy import ReusePolicy, refresh_is_due
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Flux transformer; the defaults are FLUX.1-dev's."""
+    """Sizes of a Flux transformer; the defaults are FLUX.1-dev's.
+
+    Attributes:
+        mlp_layers: square layers of the MLP, each r·h²: 2, or 3 where it is gated.
+    """
 
     hidden: int = 3072
     heads: int = 24
     mlp_ratio: float = 4.0
     blocks: int = 57
+    mlp_layers: int = 2
 
 
 FLUX_DEV = ModelShape()
@@ -36,7 +42,7 @@ class Tokens:
 
 def step_macs(shape: ModelShape, queries: int, keys: int) -> float:
     """Multiply-adds of one forward pass with that many tokens, each attending to that many keys."""
-    linear = queries * (4 + 2 * shape.mlp_ratio) * shape.hidden**2
+    linear = queries * (4 + shape.mlp_layers * shape.mlp_ratio) * shape.hidden**2
     attention = 2 * queries * keys * shape.hidden
     return shape.blocks * (linear + attention)
 

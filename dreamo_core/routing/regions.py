@@ -54,15 +54,19 @@ class RoutingConditioning:
         regions: painted regions.
         words: per reference, the positions among the conditioning's text tokens that name it; may be empty.
         area: (h, w, y, x) in latent pixels where the host gives this conditioning only a part of the image.
+        text: number of text tokens among which the words were found, None where nobody has said.
     """
 
     regions: tuple[Region, ...] = ()
     words: tuple[tuple[int, ...], ...] = ()
     area: tuple[int, int, int, int] | None = None
+    text: int | None = None
 
     def __eq__(self, other: object) -> bool:
         """By value: conditionings that compare equal may share one batch in the host."""
-        if not isinstance(other, RoutingConditioning) or (self.words, self.area) != (other.words, other.area):
+        if not isinstance(other, RoutingConditioning):
+            return False
+        if (self.words, self.area, self.text) != (other.words, other.area, other.text):
             return False
         pairs = zip(self.regions, other.regions, strict=False)
         return len(self.regions) == len(other.regions) and all(a.same_as(b) for a, b in pairs)
@@ -76,6 +80,10 @@ class RoutingConditioning:
         given = self.words + ((),) * (count - len(self.words))
         named = [placeholders.of(reference_name(i)) for i in range(1, count + 1)]
         return replace(self, words=tuple(word or name for word, name in zip(given, named, strict=True)))
+
+    def words_moved(self, by: int) -> RoutingConditioning:
+        """The same for a model call whose text has `by` more tokens in front."""
+        return replace(self, words=tuple(tuple(at + by for at in word) for word in self.words)) if by else self
 
     def in_area(self, area: Sequence[int] | None) -> RoutingConditioning:
         """The same for a part of the image; words do not depend on it."""

@@ -79,6 +79,7 @@ class Router(AttentionHook):
         run: the call's run.
         place: which tile of the image the call is for, from 0.
         sigma: its noise level.
+        patch: side of a token in latent pixels.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Router(AttentionHook):
         run: Run,
         place: int,
         sigma: Callable[[], float],
+        patch: int = 2,
     ):
         self._settings, self._entry, self._grid, self._context = settings, entry, grid, context
         self._blocks, self._smooth_at = frozenset(blocks), blocks[len(blocks) // 2]
@@ -103,7 +105,7 @@ class Router(AttentionHook):
         self._ids: list[Hashable] = ids if batch % len(ids) == 0 else ["only"]
         self._shape = (batch // len(self._ids), grid[0] * grid[1])
         self._device, self._place = device, place
-        self._whole = run.latent_size is None or token_grid(*run.latent_size) == grid
+        self._whole = run.latent_size is None or token_grid(*run.latent_size, patch) == grid
         self._memo = run.part("memo", Memo)
         self._state: RoutingState = run.part("routing", RoutingState)
         self._recorder: Recorder | None = options.get(RECORDER_KEY)
@@ -300,6 +302,7 @@ def make_router(
     run: Run,
     place: int,
     sigma: Callable[[], float],
+    patch: int,
 ) -> Router | None:
     """The routing of a model call, or None if nothing asks for it.
 
@@ -317,5 +320,5 @@ def make_router(
         return None
     blocks = chosen_blocks(settings.blocks, *depths)
     return Router(
-        settings, references, entry, blocks, grid, batch, context, options, automatic, device, run, place, sigma
+        settings, references, entry, blocks, grid, batch, context, options, automatic, device, run, place, sigma, patch
     )

@@ -31,6 +31,8 @@ from ..sequence.positions import AS_TRAINED, Grid, ImagePositions, diagonal_offs
 from ..sequence.pruning import kept_tokens
 from ..sequence.reference import ReferenceConditioning, ReferenceSetting
 from ..sequence.tokens import ReferenceSequence
+from .families import family_of
+from .families.family import DIAGONAL, TIMESTEP_ZERO
 
 
 def kept_of(setting: ReferenceSetting, grid: Grid, policy: ReusePolicy) -> tuple[int, ...] | None:
@@ -49,22 +51,28 @@ def place_references(
     patch: int,
     policy: ReusePolicy = EXACT,
     memo: Memo | None = None,
-    positions: ImagePositions = AS_TRAINED,
+    positions: ImagePositions | None = AS_TRAINED,
 ) -> tuple[int, list[PlacedReference]]:
-    """Number of image tokens, and the active references with their places on the diagonal.
+    """Number of image tokens, and the references that the host is to make tokens of.
 
-    A reference that is inactive in this call keeps its place, so the others do not jump when it comes or goes.
+    A reference that is inactive in this call keeps its place, so the others do not jump when it comes or goes. On the
+    diagonal that needs nothing; where the host places them it has to see them all, and those leave again.
+
+    Args:
+        positions: of the image; None where the host places references, else they go on along the diagonal.
     """
     memo = memo or Memo()
     image = token_grid(*image_shape[-2:], patch)
     grids = [token_grid(*latent.shape[-2:], patch) for latent in latents]
-    offsets = diagonal_offsets(image, grids, positions)
-    placed = []
-    for n in active:
+    on_diagonal = positions is not None
+    offsets = diagonal_offsets(image, grids, positions) if on_diagonal else [None] * len(grids)
+    shift = positions.shift[0] if on_diagonal else 0.0
+    entering = []
+    for n in active if on_diagonal else range(len(grids)):
         key = ("kept tokens", conditioning.settings[n], grids[n], policy)
-        kept = memo.get(key, lambda key=key: kept_of(*key[1:]))
-        placed.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept, positions.shift[0]))
-    return image[0] * image[1], placed
+        kept = memo.get(key, lambda key=key: kept_of(*key[1:])) if n in active else ()
+        entering.append(PlacedReference(conditioning.settings[n], grids[n], offsets[n], kept, shift))
+    return image[0] * image[1], entering
 
 
 def image_positions(options: dict[str, Any]) -> ImagePositions:
@@ -145,7 +153,7 @@ def check_entered(sequence: ReferenceSequence, run: Run, replaced: str | None) -
     so_far.missed = True
     if replaced is not None:
         raise ValueError(
-            f"{replaced} has replaced the forward pass of this FLUX.1 model by its own, which leaves out what "
+            f"{replaced} has replaced the forward pass of this model by its own, which leaves out what "
             "references need: their embeddings, strength, regions, routing and speed would act on nothing. Bypass that "
             "node; the host's EasyCache and DreamO Speed save time beside references."
         )
@@ -197,11 +205,9 @@ def patched_options(options: dict[str, Any], sequence: ReferenceSequence, masked
     return options
 
 
-def plain_references(latents: list[torch.Tensor] | None, method: str | None) -> ReferenceConditioning | None:
-    """What stock nodes put on a conditioning (`uxo`, as UNO has it), as if `DreamOApply` had without embeddings."""
-    if method != "uxo" or not latents:
-        return None
-    return ReferenceConditioning(tuple(ReferenceSetting(i) for i in range(1, len(latents) + 1)))
+def plain_references(latents: list[torch.Tensor] | None) -> ReferenceConditioning | None:
+    """What stock nodes put on a conditioning, as if `DreamOApply` had without embeddings."""
+    return ReferenceConditioning(()).covering(len(latents)) if latents else None
 
 
 def say_that_tiles_have_no_place(run: Run) -> None:
@@ -227,7 +233,8 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
 
     Args:
         choose_attention: maps the host's attention function and the form of a bias to a function that takes it.
-        first_modulation: maps the host's model, noise level and conditioning to (scale, shift) of the first block.
+        first_modulation: maps the host's model, its family, noise level and conditioning to (scale, shift) of the
+            first block.
         replaced_forward: says whose forward pass a Flux runs, None for the host's own.
     """
 
@@ -238,10 +245,11 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         riding, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
         policy: ReusePolicy = options.get(POLICY_KEY, EXACT)
         if conditioning is None and (entry is not None or ROUTING_KEY in options or policy.reuses):
-            conditioning = plain_references(riding, method)
+            conditioning = plain_references(riding)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
+        conditioning = conditioning.covering(len(riding))
         kwargs.pop("ref_latents", None)
         kwargs.pop("ref_latents_method", None)
         # Outside a sampling run nothing can be kept; a call by itself gets a run of its own.
@@ -257,23 +265,28 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
         memo, place = run.part("memo", Memo), run.place(options.get("uuids"))
-        flux = model.diffusion_model
-        positions = image_positions(options)
-        count, placed = place_references(
-            conditioning, latents, active, x.shape, flux.patch_size, policy, memo, positions
-        )
-        reuse = plan_reuse(sigma, x, active, placed, options, run, place, lambda: first_modulation(model, t, **kwargs))
+        network = model.diffusion_model
+        family = family_of(network)
+        method = family.method(network, method)
+        positions = image_positions(options) if method == DIAGONAL else None
+        patch, depths = network.patch_size, family.depths(network)
+        count, entering = place_references(conditioning, latents, active, x.shape, patch, policy, memo, positions)
+        placed = [reference for reference in entering if reference.tokens]
+        level = torch.zeros_like(t) if method == TIMESTEP_ZERO else t
+        modulation = lambda: first_modulation(model, family, level, **kwargs)  # noqa: E731
+        reuse = plan_reuse(sigma, x, active, placed, options, run, place, modulation)
         settings = [reference.setting for reference in placed]
-        grid, depths = token_grid(*x.shape[-2:], flux.patch_size), (len(flux.double_blocks), len(flux.single_blocks))
+        grid, context = token_grid(*x.shape[-2:], patch), c_crossattn.shape[1]
         entry = entry.named_by(conditioning.placeholders, len(conditioning.settings))
+        entry = entry.words_moved(family.text_moved(context, entry.text))
         router = make_router(
-            options, settings, entry, depths, grid, x.shape[0], c_crossattn.shape[1], x.device, run, place, sigma
+            options, settings, entry, depths, grid, x.shape[0], context, x.device, run, place, sigma, patch
         )
         hooks: list[AttentionHook] = [Strength([setting.strength for setting in settings], memo)]
         hooks += [router] if router is not None else []
         sequence = ReferenceSequence(
             count,
-            placed,
+            entering,
             conditioning.embeddings,
             hooks if reuse is None else [reuse, *hooks],
             options.get("optimized_attention_override"),
@@ -284,14 +297,15 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
             form=options[ROUTING_KEY].form if ROUTING_KEY in options else "auto",
             announce=announcer(run),
         )
-        with_references = {**kwargs, "ref_latents": [latents[n] for n in active], "ref_latents_method": method}
+        seen = [latents[n] for n in active] if positions is not None else latents
+        with_references = {**kwargs, "ref_latents": seen, "ref_latents_method": method}
 
         def call(sequence: ReferenceSequence) -> torch.Tensor:
             arguments = with_references if sequence.references and sequence.in_sequence else kwargs
             masked = kwargs.get("attention_mask") is not None
             with_patches = patched_options(options, sequence, masked)
             result = executor(x, t, c_concat, c_crossattn, control, with_patches, **arguments)
-            check_entered(sequence, run, replaced_forward(flux))
+            check_entered(sequence, run, replaced_forward(network))
             return result
 
         wanted = router.wants_pass() if router is not None else None
@@ -301,7 +315,7 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         if wanted == "extra first pass":
             call(replace(sequence, hooks=hooks, in_sequence=True, watch=None))
         elif wanted == "pass without references":
-            call(replace(sequence, references=(), embeddings=None, hooks=[router], watch=None))
+            call(replace(sequence, entering=(), embeddings=None, hooks=[router], watch=None))
         if wanted is not None:
             router.pass_done()
         out = call(sequence)

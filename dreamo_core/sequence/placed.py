@@ -10,17 +10,18 @@ from .reference import ReferenceSetting
 
 @dataclass(frozen=True)
 class PlacedReference:
-    """A reference that takes part in this call, and where on the diagonal it sits.
+    """A reference that takes part in this call, and where it sits.
 
     Attributes:
-        offset: its first row and column.
-        kept: its tokens that stay in the sequence, counted row by row; None for all.
+        offset: its first row and column on the diagonal; None where its positions stay as the host made them.
+        kept: its tokens that stay in the sequence, counted row by row; None for all, () for one that only keeps its
+            place for the others.
         index: its position on the index axis, the image's own.
     """
 
     setting: ReferenceSetting
     grid: Grid
-    offset: tuple[float, float]
+    offset: tuple[float, float] | None
     kept: tuple[int, ...] | None = None
     index: float = 0.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -84,7 +84,7 @@ class ReferenceSetting:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceConditioning:
-    """The entry that `DreamOApply` puts beside a conditioning's reference latents.
+    """The entry that `DreamOApply` and `DreamOReferenceControl` put beside a conditioning's reference latents.
 
     Attributes:
         settings: one per reference latent, in order.
@@ -115,6 +115,13 @@ class ReferenceConditioning:
         return self.embeddings.same_as(other.embeddings)
 
     __hash__ = None
+
+    def covering(self, count: int) -> ReferenceConditioning:
+        """The same for that many reference latents, where others have put some behind those it knows."""
+        if self.latents or count <= len(self.settings):
+            return self
+        more = (ReferenceSetting(i) for i in range(len(self.settings) + 1, count + 1))
+        return replace(self, settings=(*self.settings, *more))
 
     def active(self, sigma: Callable[[], float], percent_to_sigma: Callable[[float], float]) -> list[int]:
         """Positions, from 0, of the references that take part at this noise level."""

@@ -28,7 +28,8 @@ class ReferenceSequence:
 
     Attributes:
         image_tokens: number of tokens of the noisy image.
-        references: the active references, in order.
+        entering: all references that the host makes tokens of, in order; those of which none are kept only keep the
+            places of the others.
         embeddings: task and index tables, or None for plain references.
         hooks: who takes part in the joint attention.
         previous_override: someone else's `optimized_attention_override`, called in place of attention.
@@ -42,7 +43,7 @@ class ReferenceSequence:
     """
 
     image_tokens: int
-    references: Sequence[PlacedReference]
+    entering: Sequence[PlacedReference]
     embeddings: Embeddings | None
     hooks: Sequence[AttentionHook] = ()
     previous_override: Callable[..., torch.Tensor] | None = None
@@ -55,6 +56,11 @@ class ReferenceSequence:
     entered: bool = field(default=False, init=False)
     _image_length: int = field(default=0, init=False)
 
+    @property
+    def references(self) -> tuple[PlacedReference, ...]:
+        """The active references, in order."""
+        return tuple(reference for reference in self.entering if reference.tokens)
+
     def needs_attention(self) -> bool:
         return any(hook.needed() for hook in self.hooks)
 
@@ -63,7 +69,7 @@ class ReferenceSequence:
 
         Plain references at strength 1 need nothing: the host has put them where they belong.
         """
-        pruned = any(r.kept is not None for r in self.references)
+        pruned = any(r.kept is not None for r in self.entering)
         return self.embeddings is not None or pruned or self.watch is not None or self.needs_attention()
 
     def spans(self) -> list[tuple[int, int]]:
@@ -76,14 +82,14 @@ class ReferenceSequence:
 
     @torch.compiler.disable
     def post_input(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A `post_input` patch: drop tokens, add the condition embeddings and set the diagonal positions.
+        """A `post_input` patch: drop tokens, add the condition embeddings and set positions on the diagonal.
 
         Args:
             args: the host's dict with `img` (b, l, c), `img_ids` (b, l, axes), `txt` and `txt_ids`.
         """
         self.entered = True
         img, img_ids = args["img"], args["img_ids"]
-        present = tuple(self.references) if self.in_sequence else ()
+        present = tuple(self.entering) if self.in_sequence else ()
         first, whole = self.image_tokens, self.image_tokens + sum(r.whole for r in present)
         if img.shape[1] < whole:
             raise ValueError(
@@ -92,6 +98,7 @@ class ReferenceSequence:
                 "keys and values of these references."
             )
         out = dict(args)
+        index = None
         if any(r.kept is not None for r in present):
             key = ("kept", present, img.shape[1], img.device)
             index = self.memo.get(key, lambda: self._kept_index(img.shape[1], img.device))
@@ -103,22 +110,35 @@ class ReferenceSequence:
             # A new tensor: the caller may still hold the one it passed.
             img = torch.cat((img[:, :end] + rows, img[:, end:]), dim=1) if end < img.shape[1] else img + rows
         if img_ids is not None and present:
-            key = ("ids", present, img_ids.shape[-1], img_ids.device, img_ids.dtype)
-            ids = self.memo.get(key, lambda: torch.cat([self._ids(r, img_ids) for r in present]))
-            ids = ids.expand(img_ids.shape[0], -1, -1)
-            out["img_ids"] = torch.cat((img_ids[:, :first], ids, img_ids[:, whole:]), dim=1)
+            out["img_ids"] = self._positions(present, img_ids, whole, index)
         if self.watch is not None and present:
             self.watch(img[:, first:end])
         out["img"] = img
         self._image_length = img.shape[1]
         return out
 
+    def _positions(
+        self, present: tuple[PlacedReference, ...], img_ids: torch.Tensor, whole: int, index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Position ids of what stays: (b, l, axes); on the diagonal, or as the host made them.
+
+        Args:
+            whole: number of the host's tokens of image and references.
+            index: those of its tokens that stay, None for all.
+        """
+        if present[0].offset is None:
+            return img_ids if index is None else img_ids.index_select(1, index)
+        key = ("ids", present, img_ids.shape[-1], img_ids.device, img_ids.dtype)
+        ids = self.memo.get(key, lambda: torch.cat([self._ids(r, img_ids) for r in present]))
+        ids = ids.expand(img_ids.shape[0], -1, -1)
+        return torch.cat((img_ids[:, : self.image_tokens], ids, img_ids[:, whole:]), dim=1)
+
     def _kept_index(self, length: int, device: torch.device) -> torch.Tensor:
         """Which of the host's image tokens stay: the image, the kept of each reference, whatever follows them."""
         parts, start = [torch.arange(self.image_tokens)], self.image_tokens
-        for reference in self.references:
+        for reference in self.entering:
             kept = range(reference.whole) if reference.kept is None else reference.kept
-            parts.append(torch.tensor(kept) + start)
+            parts.append(torch.tensor(kept, dtype=torch.int64) + start)
             start += reference.whole
         return torch.cat((*parts, torch.arange(start, length))).to(device)
 

@@ -1,6 +1,6 @@
 """Small models of the host's own classes with random weights, for trying graphs and for tests.
 
-Every size is a FLUX.1 size made small; nothing else differs. The pictures they make are noise.
+Every size is a FLUX.1 or FLUX.2 size made small; nothing else differs. The pictures they make are noise.
 """
 
 from __future__ import annotations
@@ -44,6 +44,27 @@ FLUX_CONFIG = {
     "guidance_embed": True,
 }
 """FLUX.1-dev in small: hidden size = heads × sum of the RoPE axes."""
+
+FLUX2_CONFIG = {
+    **FLUX_CONFIG,
+    "image_model": "flux2",
+    "in_channels": 128,
+    "out_channels": 128,
+    "patch_size": 1,
+    "vec_in_dim": None,
+    "mlp_ratio": 3.0,
+    "axes_dim": [8, 8, 8, 8],
+    "theta": 2000,
+    "qkv_bias": False,
+    "guidance_embed": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "txt_ids_dims": [3],
+}
+"""FLUX.2 klein in small; dev has `guidance_embed` too."""
 
 LATER_PARAMETERS = {"txt_ids_dims": []}
 """What newer hosts want to be told of FLUX.1 beside that, and older ones refuse: no axis counts text tokens."""
@@ -110,15 +131,16 @@ def host_config(config: dict[str, Any], parameters: type) -> dict[str, Any]:
 
 
 def make_flux(config: dict[str, Any], dtype: torch.dtype = torch.float32, compute: Any = None, device: Any = None):
-    """The host's FLUX.1 with weights that nobody has set.
+    """The host's FLUX.1 or FLUX.2 with weights that nobody has set.
 
     Args:
-        config: all entries of `FLUX_CONFIG`.
+        config: all entries of `FLUX_CONFIG` or of `FLUX2_CONFIG`.
         dtype: of the weights.
         compute: dtype of the computation, if another.
         device: of the weights; the host's choice if None.
     """
-    model_config = comfy.supported_models.Flux(host_config(config, comfy.ldm.flux.model.FluxParams))
+    kind = comfy.supported_models.Flux2 if config["image_model"] == "flux2" else comfy.supported_models.Flux
+    model_config = kind(host_config(config, comfy.ldm.flux.model.FluxParams))
     model_config.set_inference_dtype(dtype, compute)
     return model_config.get_model({}, "", device=device)
 
@@ -131,7 +153,16 @@ def small_flux(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any)
         dtype: of weights and computation.
         config: entries of `FLUX_CONFIG` to change.
     """
-    model = make_flux({**FLUX_CONFIG, **config}, dtype)
+    return _patcher({**FLUX_CONFIG, **config}, dtype, seed)
+
+
+def small_flux2(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> Any:
+    """A ModelPatcher around a small FLUX.2; arguments as for `small_flux`, with entries of `FLUX2_CONFIG`."""
+    return _patcher({**FLUX2_CONFIG, **config}, dtype, seed)
+
+
+def _patcher(config: dict[str, Any], dtype: torch.dtype, seed: int) -> Any:
+    model = make_flux(config, dtype)
     randomize(model.diffusion_model, seed)
     load_device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())

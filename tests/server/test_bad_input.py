@@ -11,7 +11,7 @@ from dreamo_routed.dreamo_core.pictures.pixels import area_resize, reference_siz
 from dreamo_routed.dreamo_core.pictures.prepare import prepare_picture
 from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.reference import DreamOReference
-from other_models import small_chroma, small_flux2, small_unet
+from other_models import small_chroma, small_unet
 from safetensors.torch import save_file
 from support import apply_dreamo, make_chain, make_conditioning, make_model, make_reference, sample, small_flux
 
@@ -22,7 +22,7 @@ from support import apply_dreamo, make_chain, make_conditioning, make_model, mak
         (lambda: small_unet(comfy.supported_models.SD15), "BaseModel"),
         (lambda: small_unet(comfy.supported_models.SDXL, num_classes="sequential", adm_in_channels=32), "SDXL"),
         (small_chroma, "Chroma"),
-        (small_flux2, "Flux2"),
+        (small_models.small_flux2, "Flux2"),
     ],
     ids=["SD1.5", "SDXL", "Chroma", "Flux.2"],
 )
