@@ -17,6 +17,9 @@ _QK_NORM = re.compile(r"((?:query|key)_norm\.)(scale|weight)$")
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159
 """The transformer sees (latent − LATENT_SHIFT) · LATENT_SCALE; when sampling, the host does that."""
 
+PIXELS = 8
+"""A side of the latent is an eighth of the picture's."""
+
 MAX_REFERENCES = 9
 """The released model has ten index rows; reference i uses row i, counted from 1, and row 0 is unused."""
 

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.flux import with_cfg_range
+from ..dreamo_core.sampling.cfg_range import UNITS, CfgRange
 from .aliases import search_aliases
 from .checks import checked
 from .widgets import percent_inputs
@@ -22,7 +23,30 @@ class DreamOTrueCFGRange(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any model."),
                 *percent_inputs(
                     "The negative prompt acts from here on, as a part of sampling.",
-                    "The negative prompt acts until here.",
+                    "The negative prompt acts until here. For step s of n write (s − ½)/n, or set unit to steps.",
+                ),
+                io.Combo.Input(
+                    "unit",
+                    options=list(UNITS),
+                    default="percent",
+                    optional=True,
+                    tooltip="Which of the two ranges counts: percent as everywhere in ComfyUI, or the sampler's steps.",
+                ),
+                io.Int.Input(
+                    "start_step",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    tooltip="With unit steps: the first step, from 0, in which the negative prompt acts.",
+                ),
+                io.Int.Input(
+                    "end_step",
+                    default=1,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    tooltip="With unit steps: the first step in which it no longer acts.",
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
@@ -30,5 +54,6 @@ class DreamOTrueCFGRange(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, start_percent, end_percent) -> io.NodeOutput:
-        return io.NodeOutput(with_cfg_range(model, start_percent, end_percent))
+    def execute(cls, model, start_percent, end_percent, unit="percent", start_step=0, end_step=0) -> io.NodeOutput:
+        wanted = CfgRange(start_percent, end_percent, unit, start_step, end_step)
+        return io.NodeOutput(with_cfg_range(model, wanted))

@@ -3,12 +3,16 @@ from comfy_api.latest import io, ui
 
 from ..dreamo_core.host.conditioning import attach_references
 from ..dreamo_core.host.flux import with_dreamo_references
+from ..dreamo_core.host.messages import say
 from ..dreamo_core.host.routing import sample_routed
 from ..dreamo_core.host.samplers import sampler_names, scheduler_names
+from ..dreamo_core.host.schedule import with_schedule
 from ..dreamo_core.routing.drawing import heat_pictures, map_picture, region_masks, step_strip
+from ..dreamo_core.sampling.schedule import MODELS_OWN
 from .aliases import search_aliases
 from .checks import checked
 from .types import DreamOModelType, DreamOReferencesType, DreamORoutingMapsType
+from .widgets import schedule_input
 
 
 class DreamORoutedSampler(io.ComfyNode):
@@ -61,6 +65,7 @@ class DreamORoutedSampler(io.ComfyNode):
                     optional=True,
                     tooltip="For these references. Without it they are plain ones (UNO, USO).",
                 ),
+                schedule_input("latent_image, for references that are given here"),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The sampled latent."),
@@ -78,17 +83,29 @@ class DreamORoutedSampler(io.ComfyNode):
                     "routing_maps", display_name="maps", tooltip="Every step, for DreamO Routing Preview."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @checked
     def execute(
-        cls, model, positive, negative, latent_image, live_maps, references=None, dreamo_model=None, **settings
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        live_maps,
+        references=None,
+        dreamo_model=None,
+        schedule=MODELS_OWN,
+        **settings,
     ) -> io.NodeOutput:
         if references is not None:
             embeddings = dreamo_model.embeddings if dreamo_model is not None else None
             model = with_dreamo_references(model, embeddings)
             positive = attach_references(positive, references, embeddings)
+            model, note = with_schedule(model, schedule, latent_image, embeddings is not None)
+            say(getattr(getattr(cls, "hidden", None), "unique_id", None), note)
         latent, maps = sample_routed(model, positive, negative, latent_image, live_maps, **settings)
         return io.NodeOutput(latent, region_masks(maps), heat_pictures(maps), maps)
 

@@ -1,10 +1,11 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host.text_encoder import encode_prompt, used_placeholders, with_placeholders
+from ..dreamo_core.host.text_encoder import encode_prompt, used_placeholders, with_placeholders, with_t5_length
 from ..dreamo_core.text.placeholders import check_against_references
 from .aliases import search_aliases
 from .checks import checked
 from .types import DreamOModelType, DreamOReferencesType
+from .widgets import t5_length_input
 
 
 class DreamOPlaceholders(io.ComfyNode):
@@ -17,19 +18,21 @@ class DreamOPlaceholders(io.ComfyNode):
             category="DreamO",
             description=(
                 "Teaches a CLIP the placeholders [ref#1] to [ref#9] and [res], so that CLIP Text Encode and "
-                "CLIPTextEncodeFlux understand them. Prompts without placeholders are encoded as before."
+                "CLIPTextEncodeFlux understand them. Prompts without placeholders keep their tokens."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="FLUX.1's text encoders (clip_l and t5xxl)."),
                 DreamOModelType.Input("dreamo_model", tooltip="From Load DreamO, with T5 rows (dreamo.safetensors)."),
+                t5_length_input(),
             ],
             outputs=[io.Clip.Output("clip_out", display_name="clip")],
         )
 
     @classmethod
     @checked
-    def execute(cls, clip, dreamo_model) -> io.NodeOutput:
-        return io.NodeOutput(with_placeholders(clip, dreamo_model.embeddings, dreamo_model.path.name))
+    def execute(cls, clip, dreamo_model, t5_length=0) -> io.NodeOutput:
+        patched = with_placeholders(clip, dreamo_model.embeddings, dreamo_model.path.name)
+        return io.NodeOutput(with_t5_length(patched, t5_length))
 
 
 class DreamOTextEncode(io.ComfyNode):
@@ -70,14 +73,15 @@ class DreamOTextEncode(io.ComfyNode):
                     tooltip="The chain that also goes to DreamO Apply: its references are offered while typing, and "
                     "a placeholder without a reference is an error here already.",
                 ),
+                t5_length_input(),
             ],
             outputs=[io.Conditioning.Output("positive", display_name="positive", tooltip="Goes to DreamO Apply.")],
         )
 
     @classmethod
     @checked
-    def execute(cls, clip, dreamo_model, prompt, guidance, references=None) -> io.NodeOutput:
-        positive = encode_prompt(clip, dreamo_model.embeddings, dreamo_model.path.name, prompt, guidance)
+    def execute(cls, clip, dreamo_model, prompt, guidance, references=None, t5_length=0) -> io.NodeOutput:
+        positive = encode_prompt(clip, dreamo_model.embeddings, dreamo_model.path.name, prompt, guidance, t5_length)
         if references is not None:
             check_against_references(used_placeholders(positive), len(references))
         return io.NodeOutput(positive)

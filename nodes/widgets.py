@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..dreamo_core.host.text_encoder import RELEASED_LENGTH
 from ..dreamo_core.pictures.picture import TASKS
 from ..dreamo_core.pictures.prepare import BACKGROUNDS, DREAMO, PROFILES
+from ..dreamo_core.sampling.schedule import AS_RELEASED, SCHEDULES
 
 
 def task_input(name: str = "task") -> io.Combo.Input:
@@ -41,7 +43,7 @@ def resolution_input() -> io.Int.Input:
         step=16,
         tooltip=(
             "A reference is resized to about resolution² pixels; DreamO was trained at 512. For UNO and USO: the "
-            "length of its longer side; 512 for USO and for one UNO reference, 320 for two, 256 for more."
+            "length of its longer side; 512 for USO and for one UNO or UMO reference, 320 for two or more."
         ),
     )
 
@@ -55,6 +57,33 @@ def profile_input() -> io.Combo.Input:
         tooltip=(
             "Which model the picture is for. UNO, USO: kept whole with its background, resized by its longer side, no "
             "face aligned; a mask, an alpha channel, or a background other than auto still puts the subject on white."
+        ),
+    )
+
+
+def t5_length_input() -> io.Int.Input:
+    return io.Int.Input(
+        "t5_length",
+        default=RELEASED_LENGTH,
+        min=0,
+        max=10000,
+        optional=True,
+        tooltip=(
+            "T5 is padded to at least this many tokens: 512 as DreamO was released and trained. 0: ComfyUI's own 256. "
+            "A length from T5 Tokenizer Options in front of this node counts instead."
+        ),
+    )
+
+
+def schedule_input(latent: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "schedule",
+        options=list(SCHEDULES),
+        default=AS_RELEASED,
+        optional=True,
+        tooltip=(
+            f"as released: noise levels are shifted by the size of {latent}, as in DreamO's own pipeline, or without "
+            "a DreamO file in UNO's and USO's. A ModelSamplingFlux on the model stays. the model's own: nothing is set."
         ),
     )
 

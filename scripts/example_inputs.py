@@ -43,7 +43,7 @@ DEMO_LAYERS = {
 
 
 # UNO's and USO's LoRA, with their released keys; in models/loras.
-DEMO_UXO_FILES = ("dit_lora.safetensors", "uso-flux1-dit-lora-v1.safetensors")
+DEMO_UXO_FILES = ("dit_lora.safetensors", "uso-flux1-dit-lora-v1.safetensors", "UMO_UNO.safetensors")
 
 
 def sketch() -> Image.Image:

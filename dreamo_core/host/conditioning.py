@@ -48,10 +48,17 @@ def control_reference(conditioning: list, number: int, **changes: Any) -> list:
     return result
 
 
-def attach_references(conditioning: list, references: References, embeddings: Embeddings | None) -> list:
+def attach_references(
+    conditioning: list, references: References, embeddings: Embeddings | None, noise_row: bool = False
+) -> list:
     """A copy of the conditioning that carries the references, each part of it; the original is left alone.
 
     References that are all of strength 0 are left out: that is as if there were none.
+
+    Args:
+        noise_row: add the noise task row whole in every step, as the released pipeline does with any number of
+            references. Otherwise it fades with the strongest reference and goes with the last one, so that a strength
+            of 0, a range that is over, and an empty chain give what the model gives by itself.
 
     Raises:
         ValueError: the conditioning carries reference latents already, its prompt names a missing reference, or has
@@ -71,12 +78,13 @@ def attach_references(conditioning: list, references: References, embeddings: Em
             "connect dreamo_model, or for UNO and USO encode a prompt without them (CLIP Text Encode)."
         )
     # References of strength 0 would still keep this conditioning from sharing a batch with the negative one.
-    if all(reference.strength == 0.0 for reference in references):
+    references = () if all(reference.strength == 0.0 for reference in references) else references
+    if not references and not (noise_row and embeddings is not None):
         return conditioning
     values = {"reference_latents": [r.latent for r in references], "reference_latents_method": "uxo"}
 
     def entry(part: dict) -> comfy.conds.CONDConstant:
-        return comfy.conds.CONDConstant(conditioning_for(references, embeddings, part.get(PLACEHOLDERS_KEY)))
+        return comfy.conds.CONDConstant(conditioning_for(references, embeddings, part.get(PLACEHOLDERS_KEY), noise_row))
 
-    attached = node_helpers.conditioning_set_values(conditioning, values)
+    attached = node_helpers.conditioning_set_values(conditioning, values if references else {})
     return [[c, {**v, "model_conds": {**v.get("model_conds", {}), CONDITIONING_KEY: entry(v)}}] for c, v in attached]

@@ -8,6 +8,7 @@ from typing import Any
 import comfy.ldm.flux.model
 import comfy.ldm.modules.attention
 import comfy.model_base
+import comfy.model_sampling
 import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.patcher_extension import WrappersMP
@@ -15,12 +16,12 @@ from comfy.patcher_extension import WrappersMP
 from ..run.keys import WRAPPER_KEY
 from ..run.run import outer_sample_wrapper
 from ..sampling.apply_model import make_apply_model_wrapper
-from ..sampling.cfg_range import make_cfg_range_wrapper
+from ..sampling.cfg_range import CfgRange, make_cfg_range_wrapper
 from ..sampling.families import FAMILIES, family_of
 from ..sampling.families.family import Family
 from ..sampling.families.flux1 import FLUX1
+from ..sampling.schedule import TIMESTEPS
 from ..sequence.embeddings import Embeddings
-from ..sequence.percent import check_range
 
 
 def attention_for_bias(attention: Callable, form: str) -> Callable:
@@ -137,8 +138,23 @@ def with_references(model: Any) -> Any:
     return with_wrapper(model, WrappersMP.APPLY_MODEL, WRAPPER_KEY, _apply_model)
 
 
-def with_cfg_range(model: Any, start_percent: float, end_percent: float) -> Any:
+class ReleasedSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+    """FLUX.1's schedule with a shift of its own, as the host's ModelSamplingFlux node makes it, in finer steps."""
+
+
+def with_shift(model: Any, shift: float) -> Any | None:
+    """A clone of the ModelPatcher whose schedule has this shift; None where the user has put a schedule on it."""
+    held = model.object_patches.get("model_sampling")
+    if held is not None and not isinstance(held, ReleasedSampling):
+        return None
+    sampling = ReleasedSampling(model.model.model_config)
+    sampling.set_parameters(shift=shift, timesteps=TIMESTEPS)
+    model = model.clone()
+    model.add_object_patch("model_sampling", sampling)
+    return model
+
+
+def with_cfg_range(model: Any, wanted: CfgRange) -> Any:
     """A clone of the ModelPatcher whose negative prompt acts in a part of sampling only."""
-    check_range(start_percent, end_percent)
-    wrapper = make_cfg_range_wrapper(start_percent, end_percent)
+    wrapper = make_cfg_range_wrapper(wanted)
     return with_wrapper(model, WrappersMP.CALC_COND_BATCH, WRAPPER_KEY + "_cfg_range", wrapper)

@@ -22,6 +22,12 @@ from ..text.placeholders import PLACEHOLDERS, PlaceholderPositions, check_spelli
 from ..text.tokens import add_placeholders
 
 _T5 = "t5xxl"
+_LENGTH_OPTION = "t5xxl_min_length"
+"""What the host's T5TokenizerOptions sets on a CLIP."""
+
+RELEASED_LENGTH = 512
+"""To how many tokens the released DreamO, UNO and USO pad T5; FLUX has no mask for padding, so it is seen. The host's
+own is 256."""
 
 _ROUNDING = 0.1
 """Part of a token's features by which two encodings of a prompt may differ; another word changes them far more."""
@@ -189,10 +195,24 @@ def with_placeholders(clip: Any, embeddings: Embeddings, source: str) -> Any:
     return clip
 
 
-def encode_prompt(clip: Any, embeddings: Embeddings, source: str, prompt: str, guidance: float) -> list:
+def with_t5_length(clip: Any, length: int) -> Any:
+    """A clone of the host's CLIP whose T5 pads prompts to at least `length` tokens; words stay where they were.
+
+    The same CLIP for a length of 0, and where T5TokenizerOptions in front has said one already: that one counts.
+    """
+    if length <= 0 or _LENGTH_OPTION in getattr(clip, "tokenizer_options", {}):
+        return clip
+    clip = clip.clone()
+    clip.set_tokenizer_option(_LENGTH_OPTION, length)
+    return clip
+
+
+def encode_prompt(
+    clip: Any, embeddings: Embeddings, source: str, prompt: str, guidance: float, t5_length: int = 0
+) -> list:
     """The conditioning of a prompt, as the host's CLIPTextEncodeFlux makes it with one prompt for both encoders.
 
-    Placeholder rows are only asked for if the prompt has placeholders.
+    Placeholder rows are only asked for if the prompt has placeholders. `t5_length`: see `with_t5_length`.
 
     Raises:
         ValueError: a misspelt placeholder, or as `with_placeholders`.
@@ -202,6 +222,7 @@ def encode_prompt(clip: Any, embeddings: Embeddings, source: str, prompt: str, g
         clip = with_placeholders(clip, embeddings, source)
     if not math.isfinite(guidance):
         raise ValueError(f"The guidance must be a finite number, got {guidance}.")
+    clip = with_t5_length(clip, t5_length)
     tokens = clip.tokenize(prompt)
     check_weights(tokens.get(_T5, []))
     known = {"guidance": guidance, PROMPT_TOKENS_KEY: token_names(tokens.get(_T5, []))}

@@ -262,7 +262,13 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         entry.check(len(conditioning.settings))
         active = conditioning.active(sigma, model.model_sampling.percent_to_sigma)
         if not active:
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+            if not conditioning.noise_row or conditioning.embeddings is None:
+                return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+            rows, columns = token_grid(*x.shape[-2:], model.diffusion_model.patch_size)
+            alone = ReferenceSequence(rows * columns, (), conditioning.embeddings, noise_row=True)
+            result = executor(x, t, c_concat, c_crossattn, control, patched_options(options, alone, False), **kwargs)
+            check_entered(alone, run, replaced_forward(model.diffusion_model))
+            return result
 
         memo, place = run.part("memo", Memo), run.place(options.get("uuids"))
         network = model.diffusion_model
@@ -296,6 +302,7 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
             watch=None if reuse is None else reuse.watch,
             form=options[ROUTING_KEY].form if ROUTING_KEY in options else "auto",
             announce=announcer(run),
+            noise_row=conditioning.noise_row,
         )
         seen = [latents[n] for n in active] if positions is not None else latents
         with_references = {**kwargs, "ref_latents": seen, "ref_latents_method": method}

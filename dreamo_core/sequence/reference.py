@@ -93,12 +93,14 @@ class ReferenceConditioning:
             model, `placeholders.shift_in_model` says how far they moved.
         latents: (1, 16, h, w) each, as the VAE gave them; what rides on the conditioning may be changed by others.
             Empty for references of stock nodes, which have no other place than that.
+        noise_row: whether the noise task row is added whole whatever the references do, also where there are none.
     """
 
     settings: tuple[ReferenceSetting, ...]
     embeddings: Embeddings | None = None
     placeholders: PlaceholderPositions | None = None
     latents: tuple[torch.Tensor, ...] = ()
+    noise_row: bool = False
 
     def __eq__(self, other: object) -> bool:
         """By value: conditionings that compare equal may share one batch in the host."""
@@ -109,6 +111,8 @@ class ReferenceConditioning:
         if len(self.latents) != len(other.latents):
             return False
         if not all(a is b or torch.equal(a, b) for a, b in zip(self.latents, other.latents, strict=True)):
+            return False
+        if self.noise_row != other.noise_row:
             return False
         if self.embeddings is None or other.embeddings is None:
             return self.embeddings is other.embeddings
@@ -138,8 +142,12 @@ def setting_for(index: int, reference: Reference) -> ReferenceSetting:
 
 
 def conditioning_for(
-    references: References, embeddings: Embeddings | None, placeholders: PlaceholderPositions | None = None
+    references: References,
+    embeddings: Embeddings | None,
+    placeholders: PlaceholderPositions | None = None,
+    noise_row: bool = False,
 ) -> ReferenceConditioning:
     """Describe a chain for the model patch; reference i of the chain gets index row i, from 1."""
     settings = tuple(setting_for(i, r) for i, r in enumerate(references, start=1))
-    return ReferenceConditioning(settings, embeddings, placeholders, tuple(r.latent for r in references))
+    latents = tuple(r.latent for r in references)
+    return ReferenceConditioning(settings, embeddings, placeholders, latents, noise_row)

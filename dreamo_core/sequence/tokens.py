@@ -40,6 +40,7 @@ class ReferenceSequence:
         watch: called with the reference tokens (b, l, c) as they enter the first block.
         form: of the bias, one of `attention.FORMS`.
         announce: told the form that is used, at every use.
+        noise_row: whether the noise task row is added whole, whatever the references' strengths.
     """
 
     image_tokens: int
@@ -53,6 +54,7 @@ class ReferenceSequence:
     watch: Callable[[torch.Tensor], None] | None = None
     form: str = "auto"
     announce: Callable[[str], None] = lambda form: None
+    noise_row: bool = False
     entered: bool = field(default=False, init=False)
     _image_length: int = field(default=0, init=False)
 
@@ -155,7 +157,7 @@ class ReferenceSequence:
         lengths = tuple((r.setting.index, r.tokens) for r in present)
         # The noise row says "there are references"; it must fade with the strongest of them, or strength
         # would jump at 0.
-        noise_scale = min(1.0, max(r.setting.strength for r in self.references))
+        noise_scale = 1.0 if self.noise_row else min(1.0, max(r.setting.strength for r in self.references))
         key = ("rows", self.embeddings, self.image_tokens, lengths, noise_scale, img.dtype, img.device)
         return self.memo.get(key, lambda: self.embeddings.rows_for(self.image_tokens, lengths, img, noise_scale))
 

@@ -77,6 +77,8 @@ def mini_text_encoders() -> Any:
         "dtype": torch.float32,
     }
     clip = comfy.sd.CLIP(target, tokenizer_data={"t5xxl_min_length": TEXT_TOKENS}, model_options=options)
+    # As T5TokenizerOptions does, so that no node takes the text length of the released models for this one's.
+    clip.set_tokenizer_option("t5xxl_min_length", TEXT_TOKENS)
     for state in (t5, clip_l):
         missing, unexpected = clip.load_sd(state)
         # FLUX.1 takes CLIP-L's pooled output unprojected.

@@ -14,7 +14,7 @@ from .several import (
     two_subjects_placeholders,
 )
 from .tasks import identity, style, subject, try_on_with_identity
-from .uno_uso import dreamo_subject_uso_style, uno_subjects, uso_subject_style
+from .uno_uso import dreamo_subject_uso_style, umo_identities, uno_subjects, uso_style_edit, uso_subject_style
 
 Builder = Callable[[dict[str, Any]], dict[str, Any]]
 """Takes the host's node definitions, gives the graph as the front end saves it."""
@@ -39,6 +39,8 @@ WORKFLOWS: dict[str, Builder] = {
         quality_v1_1,
         uno_subjects,
         uso_subject_style,
+        uso_style_edit,
+        umo_identities,
         dreamo_subject_uso_style,
     )
 }

@@ -34,6 +34,7 @@ MODELS = {
         "RealESRGAN_x4plus.safetensors",
     ),
     "dit_lora.safetensors": ("loras", "bytedance-research/UNO", "dit_lora.safetensors"),
+    "UMO_UNO.safetensors": ("loras", "bytedance-research/UMO", "UMO_UNO.safetensors"),
     "uso-flux1-dit-lora-v1.safetensors": (
         "loras",
         "Comfy-Org/USO_1.0_Repackaged",
@@ -105,6 +106,10 @@ class FluxGraph(Graph):
         self.group("Models")
         (self.model,) = self.add("UNETLoader", unet_name=unet, weight_dtype=weight_dtype)
         (self.clip,) = self.add("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2=t5, type="flux")
+        # DreamO, UNO and USO were all released with T5 padded to 512 tokens; the host pads to 256.
+        (self.clip,) = self.add(
+            "T5TokenizerOptions", title="T5 at 512 tokens, as released", clip=self.clip, min_padding=0, min_length=512
+        )
         (self.vae,) = self.add("VAELoader", vae_name="ae.safetensors")
         self.dreamo: Slot | None = None
         if dreamo:
@@ -144,9 +149,12 @@ class FluxGraph(Graph):
         (latent,) = self.add("EmptySD3LatentImage", width=width, height=height, batch_size=1)
         return latent
 
-    def apply(self, positive: Slot) -> tuple[Slot, Slot]:
+    def apply(self, positive: Slot, latent: Slot) -> tuple[Slot, Slot]:
+        """References onto the prompt, and the released schedule for the size of this latent."""
         dreamo = {"dreamo_model": self.dreamo} if self.dreamo else {}
-        model, positive = self.add("DreamOApply", model=self.model, positive=positive, references=self.chain, **dreamo)
+        model, positive = self.add(
+            "DreamOApply", model=self.model, positive=positive, references=self.chain, latent=latent, **dreamo
+        )
         return model, positive
 
     def sample(self, model: Slot, positive: Slot, negative: Slot, latent: Slot, **widgets: Any) -> Slot:
@@ -177,7 +185,7 @@ def picture_of(
 ) -> dict[str, Any]:
     """The end of a plain graph: references onto the prompt, sampling, the picture."""
     graph.group("Picture")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     latent = graph.sample(model, positive, negative, latent, **widgets)
     graph.column()
     graph.save(graph.decode(latent), name)

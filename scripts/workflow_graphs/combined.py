@@ -30,7 +30,7 @@ def reference_controlnet_upscale(info: dict[str, Any]) -> dict[str, Any]:
         "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=control_net, image=edges,
         vae=graph.vae, strength=0.6, start_percent=0.0, end_percent=0.6,
     )  # fmt: skip
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     latent = graph.sample(model, positive, negative, latent)
     graph.group("Second pass")
     (latent,) = graph.add("LatentUpscaleBy", samples=latent, upscale_method="bislerp", scale_by=1.5)
@@ -67,7 +67,7 @@ def inpaint_subject(info: dict[str, Any]) -> dict[str, Any]:
     positive = graph.prompt("a cat beside a red cup of coffee on a wooden table, photo")
     negative = graph.empty_negative()
     graph.group("Picture")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     latent = graph.sample(model, positive, negative, latent)
     graph.column()
     (image,) = graph.add(
@@ -91,7 +91,7 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
     negative, latent = graph.empty_negative(), graph.empty_latent(768, 768)
     graph.group("First pass")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     image = graph.decode(graph.sample(model, positive, negative, latent))
     graph.group("Upscale")
     (upscaler,) = graph.add("UpscaleModelLoader", model_name="RealESRGAN_x4plus.safetensors")

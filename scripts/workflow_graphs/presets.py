@@ -28,7 +28,7 @@ def low_vram(info: dict[str, Any]) -> dict[str, Any]:
     positive, negative = graph.prompt("a woman with a cat on a bench in the park, photo"), graph.empty_negative()
     latent = graph.empty_latent(768, 768)
     graph.group("Picture")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     model, report = graph.add(
         "DreamOSpeed", model=model, references=graph.chain, preset="fast", low_memory=True, width=768, height=768
     )
@@ -45,16 +45,16 @@ def quality_v1_1(info: dict[str, Any]) -> dict[str, Any]:
         info,
         "# The best picture of DreamO v1.1\nThe preset *v1.1* puts DreamO and three companions on the model: "
         "*cfg_distill* (one pass a step in place of two), *sft* and *dpo* (v1.1's quality tuning). Here turbo is off "
-        "and sampling takes 28 steps: more detail in more than twice the time.\n\nGuidance 4.5 is what v1.1 was tuned "
+        "and sampling takes 25 steps, as in the release: more detail in about twice the time.\n\nGuidance 4.5 is what v1.1 was tuned "
         "for. Where skin looks like plastic or colours are too strong, lower it.",
         turbo=False,
     )
     graph.references(("dreamo_astronaut.png", "identity"))
     graph.group("Prompt")
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
-    negative, latent = graph.empty_negative(), graph.empty_latent(768, 1024)
+    negative, latent = graph.empty_negative(), graph.empty_latent(1024, 1024)
     graph.group("Picture")
-    latent = graph.sample(*graph.apply(positive), negative, latent, steps=28)
+    latent = graph.sample(*graph.apply(positive, latent), negative, latent, steps=25)
     graph.column()
     graph.save(graph.decode(latent), "quality_v1_1")
     return graph.to_json()

@@ -37,7 +37,7 @@ def three_references_fast(info: dict[str, Any]) -> dict[str, Any]:
     )
     positive, negative, latent = three_in_a_cafe(graph)
     graph.group("Picture")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     model, report = graph.add("DreamOSpeed", model=model, references=graph.chain, preset="balanced")
     graph.add("PreviewAny", title="Expected cost", source=report)
     graph.column()
@@ -113,7 +113,7 @@ def regions_by_hand(info: dict[str, Any]) -> dict[str, Any]:
         for title, part, x in (("Left", half, 0), ("Right", half, 384), ("Top", sky, 0))
     ]
     graph.group("Regions")
-    model, positive = graph.apply(positive)
+    model, positive = graph.apply(positive, latent)
     for reference, mask in ((1, masks[0]), (2, masks[1]), (0, masks[2])):
         title = f"Region of reference {reference}" if reference else "Background"
         (positive,) = graph.add(
@@ -144,7 +144,7 @@ def batch_of_prompts(info: dict[str, Any]) -> dict[str, Any]:
     for number, scene in enumerate(("on a beach at sunset", "in a library, warm light", "in the snow"), start=1):
         graph.group(f"Prompt {number}")
         positive = graph.prompt_with_placeholders(f"a cat from [ref#1] and a cup from [ref#2] {scene}, photo")
-        pictures.append(graph.sample(*graph.apply(positive), negative, latent))
+        pictures.append(graph.sample(*graph.apply(positive, latent), negative, latent))
     graph.group("Pictures")
     batch = pictures[0]
     for picture in pictures[1:]:

@@ -11,7 +11,7 @@ def subject(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# Subject: the smallest graph\nThe cup appears in the scene of the prompt. *subject* is for things, animals "
-        "and characters; the background turns white, and the preview shows what the model will see.",
+        "and characters; the background turns white, and the preview shows what the model will see. The empty latent goes to *DreamO Apply* too: its size sets the noise schedule, as released.",
     )
     graph.references(("dreamo_coffee.png", "subject"))
     graph.group("Prompt")
@@ -29,7 +29,7 @@ def identity(info: dict[str, Any]) -> dict[str, Any]:
     graph.references(("dreamo_astronaut.png", "identity"))
     graph.group("Prompt")
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
-    return picture_of(graph, "identity", positive, graph.empty_negative(), graph.empty_latent(768, 768))
+    return picture_of(graph, "identity", positive, graph.empty_negative(), graph.empty_latent(1024, 1024))
 
 
 def try_on_with_identity(info: dict[str, Any]) -> dict[str, Any]:
@@ -68,4 +68,4 @@ def style(info: dict[str, Any]) -> dict[str, Any]:
     (text,) = graph.add("DreamOStylePrompt", prompt="a rocket on a launch pad, clouds", references=graph.chain)
     positive = graph.prompt(text)
     graph.column()
-    return picture_of(graph, "style", positive, graph.empty_negative(), graph.empty_latent(768, 768))
+    return picture_of(graph, "style", positive, graph.empty_negative(), graph.empty_latent(1024, 1024))

@@ -10,6 +10,7 @@ UXO = "UNO, USO"
 """The profile of a reference that is for one of these two."""
 UNO_LORA = "dit_lora.safetensors"
 USO_LORA = "uso-flux1-dit-lora-v1.safetensors"
+UMO_LORA = "UMO_UNO.safetensors"
 
 
 def add_lora(graph: FluxGraph, name: str, strength: float) -> None:
@@ -32,8 +33,8 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, "
-        "USO*. Its authors give one reference a longer side of 512, two 320, more 256; pictures have sides of 512 to "
-        "704.",
+        "USO*. As released, one reference has a longer side of 512 and two or more have 320 each; 25 steps, guidance 4, "
+        "and pictures of 512 × 512, on which UNO was trained. Larger ones look better and are less stable.",
         dreamo=False,
     )
     add_lora(graph, UNO_LORA, 1.0)
@@ -51,8 +52,10 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's "
-        "*USOStyleReference*; a second one behind it adds a second style. An empty prompt keeps the subject's layout. "
-        "Also for 1024 × 1024. One picture at a time: the host's style node does not take batches.",
+        "*USOStyleReference*; a second one behind it adds a second style (beta, its authors say). As released: 1024 × 1024, "
+        "25 steps, guidance 4.\n\nPrompts: empty keeps the subject's layout (see *uso_style_edit*); “the cat on a stone "
+        "wall” places it anew. Without a style picture, “Transform the image into watercolour style” keeps the layout "
+        "and “Watercolour style, the cat on a wall” does not.",
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
@@ -61,8 +64,53 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph.reference("dreamo_cat.png", task="subject", resolution=512, profile=UXO)
     graph.group("Prompt")
     positive = graph.prompt("a cat on a stone wall at night", guidance=4.0)
+    negative, latent = graph.empty_negative(), graph.empty_latent(1024, 1024)
+    return picture_of(graph, "uso_subject_style", positive, negative, latent, steps=25)
+
+
+def uso_style_edit(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# USO: this picture in another style, layout kept\nA content picture, a style picture and an empty prompt. The "
+        "result has the content picture's own proportions: what the model sees of it, 512 pixels on the longer side, "
+        "times 1024/512 (*keep size* in USO's demo).\n\nWithout the style picture: bypass *USOStyleReference* and write "
+        "“Transform the image into watercolour style”.",
+        dreamo=False,
+    )
+    add_lora(graph, USO_LORA, 1.0)
+    add_uso_style(graph, "dreamo_sketch.png")
+    graph.group("Content")
+    image, *_ = graph.add("LoadImage", title="Content", image="dreamo_coffee.png")
+    graph.chain, seen = graph.add(
+        "DreamOReference", image=image, vae=graph.vae, task="subject", resolution=512, profile=UXO
+    )
+    graph.column()
+    (larger,) = graph.add("ImageScaleBy", title="1024/512", image=seen, upscale_method="area", scale_by=2.0)
+    width, height, _ = graph.add("GetImageSize", image=larger)
+    (latent,) = graph.add("EmptySD3LatentImage", width=width, height=height, batch_size=1)
+    graph.group("Prompt")
+    positive, negative = graph.prompt("", guidance=4.0), graph.empty_negative()
+    return picture_of(graph, "uso_style_edit", positive, negative, latent, steps=25)
+
+
+def umo_identities(info: dict[str, Any]) -> dict[str, Any]:
+    graph = FluxGraph(
+        info,
+        "# UMO: several identities without mixing them up\nUMO is UNO's LoRA, tuned further so that each face stays "
+        "its own: its file goes in UNO's place, everything else is UNO's. As released: 768 × 768 to 1024 × 1024, 25 "
+        "steps, guidance 4, references of 320 for two or more (512 for one). Describe the picture rather than giving "
+        "instructions. Its authors call more than two identities unstable.\n\nModels under CC BY-NC 4.0.",
+        dreamo=False,
+    )
+    add_lora(graph, UMO_LORA, 1.0)
+    graph.group("References")
+    for picture in ("dreamo_astronaut.png", "dreamo_cat.png"):
+        graph.column()
+        graph.reference(picture, task="subject", resolution=320, profile=UXO)
+    graph.group("Prompt")
+    positive = graph.prompt("The woman holds the cat in her arms in a garden.", guidance=4.0)
     negative, latent = graph.empty_negative(), graph.empty_latent(768, 768)
-    return picture_of(graph, "uso_subject_style", positive, negative, latent, steps=20)
+    return picture_of(graph, "umo_identities", positive, negative, latent, steps=25)
 
 
 def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from comfy_extras import nodes_custom_sampler, nodes_easycache, nodes_edit_model
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from dreamo_routed.dreamo_core.host.flux import with_cfg_range
+from dreamo_routed.dreamo_core.sampling.cfg_range import CfgRange
 from dreamo_routed.minidreamo.host import small_models
 from safetensors.torch import save_file
 from sampler_graphs import advanced, node, steps_of
@@ -177,7 +178,7 @@ def test_first_step_guidance_with_stock_nodes(flux):
 @pytest.mark.parametrize("start, end, expected", [(0.0, 1.0, 6), (0.0, 0.3, None), (0.5, 1.0, None), (1.0, 1.0, 0)])
 def test_true_cfg_range(flux, start, end, expected):
     patched, positive = apply_dreamo(flux, make_conditioning(), make_chain(1))
-    recorded, calls = record(with_cfg_range(patched, start, end))
+    recorded, calls = record(with_cfg_range(patched, CfgRange(start, end)))
     latent = sample(recorded, positive, cfg=2.5, steps=6)
     sampling = flux.get_model_object("model_sampling")
     sigmas = [c.timestep.item() for c in calls if c.ref_latents]
@@ -195,7 +196,7 @@ def test_true_cfg_range(flux, start, end, expected):
 
 def test_cfg_range_leaves_other_uses_alone(flux):
     """A guider with three conditionings is not plain CFG; the range does not touch it."""
-    ranged = with_cfg_range(flux, 1.0, 1.0)
+    ranged = with_cfg_range(flux, CfgRange(1.0, 1.0))
     results = []
     for model in (flux, ranged):
         guider = nodes_custom_sampler.DualCFGGuider.execute(

@@ -14,6 +14,7 @@ import comfy.text_encoders.sd3_clip
 import nodes
 import pytest
 import torch
+from comfy_extras.nodes_cond import T5TokenizerOptions
 from comfy_extras.nodes_flux import CLIPTextEncodeFlux
 from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt, with_placeholders
 from dreamo_routed.dreamo_core.run.keys import CONDITIONING_KEY, PLACEHOLDERS_KEY, PROMPT_TOKENS_KEY
@@ -21,6 +22,7 @@ from dreamo_routed.dreamo_core.sequence.embeddings import Embeddings
 from dreamo_routed.dreamo_core.text.placeholders import shift_in_model
 from dreamo_routed.dreamo_core.training.encoders import T5Prompts
 from dreamo_routed.minidreamo.host import small_models
+from dreamo_routed.minidreamo.host.mini_world import TEXT_TOKENS, mini_text_encoders
 from dreamo_routed.nodes.apply import DreamOApply
 from dreamo_routed.nodes.text import DreamOPlaceholders, DreamOTextEncode
 from hypothesis import given, settings
@@ -451,8 +453,8 @@ def test_a_tokenizer_is_copied_once(clip, embeddings, monkeypatch):
     """Copying takes longer than encoding; the copy goes with the CLIP that it is of."""
     copied = []
     original = copy.deepcopy
-    monkeypatch.setattr(copy, "deepcopy", lambda value: copied.append(value) or original(value))
     fresh = small_models.small_text_encoders(0)
+    monkeypatch.setattr(copy, "deepcopy", lambda value: copied.append(value) or original(value))
     results = [encode_prompt(fresh, embeddings, "", "a cat from [ref#1]", 3.5)[0][0] for _ in range(3)]
     results.append(encode(with_placeholders(fresh.clone(), embeddings, ""), "a cat from [ref#1]")[0])
     assert copied == [fresh.tokenizer.t5xxl.tokenizer]
@@ -465,3 +467,40 @@ def test_a_tokenizer_is_copied_once(clip, embeddings, monkeypatch):
     del fresh
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("prompt", ["a dog from [ref#1]", "a plain dog", ""])
+def test_t5_is_padded_to_512_as_released_and_the_words_stay_where_they_were(clip, oracle, patched, prompt):
+    dreamo_model = make_model_with(patched)
+    [released] = DreamOTextEncode.execute(clip, dreamo_model, prompt, 4.5, t5_length=512).result
+    ids = oracle.ids(prompt, 512)
+    assert len(ids) == 512 and found(released[0][1]) == oracle.positions(ids)
+    assert (released[0][0] - oracle.hidden_states(ids)).abs().max() <= TOLERANCE
+    [absent] = DreamOTextEncode.execute(clip, dreamo_model, prompt, 4.5).result
+    assert absent[0][0].shape[1] == 256 and found(absent[0][1]) == found(released[0][1])
+    [named] = DreamOPlaceholders.execute(clip, dreamo_model, 512).result
+    assert_same_conditioning(CLIPTextEncodeFlux.execute(named, prompt, prompt, 4.5).result[0], released)
+    assert "t5xxl_min_length" not in clip.tokenizer_options
+
+
+def test_a_length_from_the_hosts_node_counts(clip, patched):
+    dreamo_model, prompt = make_model_with(patched), "a dog from [ref#1]"
+    length_of = lambda conditioning: conditioning[0][0].shape[1]  # noqa: E731
+    options = lambda clip, length: T5TokenizerOptions.execute(clip, 0, length).result[0]  # noqa: E731
+    for length, expected in ((300, 300), (0, 7)):
+        own = options(clip, length)
+        assert length_of(DreamOTextEncode.execute(own, dreamo_model, prompt, 4.5, t5_length=512).result[0]) == expected
+        [named] = DreamOPlaceholders.execute(own, dreamo_model, 512).result
+        assert length_of(nodes.CLIPTextEncode().encode(named, prompt)[0]) == expected
+        # Behind ours as well.
+        behind = options(DreamOPlaceholders.execute(clip, dreamo_model, 512).result[0], length)
+        assert length_of(nodes.CLIPTextEncode().encode(behind, prompt)[0]) == expected
+    [long] = DreamOTextEncode.execute(clip, dreamo_model, "word " * 600, 4.5, t5_length=512).result
+    assert length_of(long) == 601
+
+
+def test_the_mini_world_keeps_its_own_length(embeddings):
+    mini = mini_text_encoders()
+    assert encode(mini, "a cat")[0].shape[1] == TEXT_TOKENS
+    [cond] = DreamOTextEncode.execute(mini, make_model(), "a cat", 4.5, t5_length=512).result
+    assert torch.equal(cond[0][0], encode(mini, "a cat")[0])
