@@ -11,7 +11,8 @@ def subject(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# Subject: the smallest graph\nThe cup appears in the scene of the prompt. *subject* is for things, animals "
-        "and characters; the background turns white, and the preview shows what the model will see. The empty latent goes to *DreamO Apply* too: its size sets the noise schedule, as released.",
+        "and characters; the background turns white, and the preview shows what the model will see. "
+        "The empty latent goes to *DreamO Apply* too: its size sets the noise schedule, as released.",
     )
     graph.references(("dreamo_coffee.png", "subject"))
     graph.group("Prompt")

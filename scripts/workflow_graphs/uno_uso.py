@@ -33,8 +33,8 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# UNO: two subjects\nUNO's LoRA, *DreamO Apply* without a DreamO file, references with the profile *UNO, "
-        "USO*. As released, one reference has a longer side of 512 and two or more have 320 each; 25 steps, guidance 4, "
-        "and pictures of 512 × 512, on which UNO was trained. Larger ones look better and are less stable.",
+        "USO*. As released, one reference has a longer side of 512 and two or more have 320 each; 25 steps, guidance "
+        "4, and pictures of 512 × 512, on which UNO was trained. Larger ones look better and are less stable.",
         dreamo=False,
     )
     add_lora(graph, UNO_LORA, 1.0)
@@ -52,10 +52,10 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
         "# USO: a subject in a style\nThe subject is a reference, the style goes through the host's "
-        "*USOStyleReference*; a second one behind it adds a second style (beta, its authors say). As released: 1024 × 1024, "
-        "25 steps, guidance 4.\n\nPrompts: empty keeps the subject's layout (see *uso_style_edit*); “the cat on a stone "
-        "wall” places it anew. Without a style picture, “Transform the image into watercolour style” keeps the layout "
-        "and “Watercolour style, the cat on a wall” does not.",
+        "*USOStyleReference*; a second one behind it adds a second style (beta, its authors say). As released: 1024 × "
+        "1024, 25 steps, guidance 4.\n\nPrompts: empty keeps the subject's layout (see *uso_style_edit*); “the "
+        "cat on a stone wall” places it anew. Without a style picture, “Transform the image into watercolour style” "
+        "keeps the layout and “Watercolour style, the cat on a wall” does not.",
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
@@ -71,10 +71,10 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
 def uso_style_edit(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# USO: this picture in another style, layout kept\nA content picture, a style picture and an empty prompt. The "
-        "result has the content picture's own proportions: what the model sees of it, 512 pixels on the longer side, "
-        "times 1024/512 (*keep size* in USO's demo).\n\nWithout the style picture: bypass *USOStyleReference* and write "
-        "“Transform the image into watercolour style”.",
+        "# USO: this picture in another style, layout kept\nA content picture, a style picture and an empty prompt. "
+        "The result has the content picture's own proportions: what the model sees of it, 512 pixels on the longer "
+        "side, times 1024/512 (*keep size* in USO's demo).\n\nWithout the style picture: bypass *USOStyleReference* and "
+        "write “Transform the image into watercolour style”.",
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
