@@ -73,8 +73,8 @@ def uso_style_edit(info: dict[str, Any]) -> dict[str, Any]:
         info,
         "# USO: this picture in another style, layout kept\nA content picture, a style picture and an empty prompt. "
         "The result has the content picture's own proportions: what the model sees of it, 512 pixels on the longer "
-        "side, times 1024/512 (*keep size* in USO's demo).\n\nWithout the style picture: bypass *USOStyleReference* and "
-        "write “Transform the image into watercolour style”.",
+        "side, times 1024/512 (*keep size* in USO's demo).\n\nWithout the style picture: bypass *USOStyleReference* "
+        "and write “Transform the image into watercolour style”.",
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
