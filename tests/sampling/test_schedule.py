@@ -72,7 +72,7 @@ def test_nothing_is_set_where_there_is_nothing_to_go_by(flux):
     assert torch.equal(sigmas_of(off.result[0], 12), plain) and note_of(off) == ""
     lonely = apply(flux, make_model(), schedule="as released")
     assert torch.equal(sigmas_of(lonely.result[0], 12), plain) and "Connect the empty latent" in note_of(lonely)
-    with pytest.raises(ValueError, match="DreamO Apply's schedule must be one of as released, the model's own; got 'karras'"):
+    with pytest.raises(ValueError, match="schedule must be one of as released, the model's own; got 'karras'"):
         apply(flux, make_model(), schedule="karras")
 
 
