@@ -54,16 +54,18 @@ def write_data(folder: Path, count: int = 8) -> Path:
     return path
 
 
+def write_flux(path: Path, config: dict, dtype: torch.dtype = torch.float32) -> None:
+    """A random FLUX.1 in the host's layout."""
+    with torch.no_grad():
+        flux = FluxTransformer2DModel(**config).to(dtype)
+    save_file(weight_map.to_host(flux.state_dict()), path, {"config": json.dumps(config)})
+
+
 def write_base(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    flux, t5, clip = (
-        FluxTransformer2DModel(**FLUX),
-        T5EncoderModel(T5Config(**T5)),
-        CLIPTextModel(CLIPTextConfig(**CLIP)),
-    )
-    config = json.dumps(FLUX)
-    save_file(weight_map.to_host(flux.state_dict()), folder / "flux.safetensors", {"config": config})
+    write_flux(folder / "flux.safetensors", FLUX)
+    t5, clip = T5EncoderModel(T5Config(**T5)), CLIPTextModel(CLIPTextConfig(**CLIP))
     state = {key: value for key, value in t5.state_dict().items() if "embed_tokens" not in key}
     save_file(state, folder / "t5.safetensors", {"config": json.dumps(T5)})
     save_file(clip.state_dict(), folder / "clip.safetensors", {"config": json.dumps(CLIP)})

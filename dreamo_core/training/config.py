@@ -16,6 +16,10 @@ else:
     import tomli as tomllib
 
 
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""What is computed in, by the dtype of the frozen base, where the config does not say."""
+
+
 class ConfigError(ValueError):
     """Names the file and the field."""
 
@@ -135,10 +139,15 @@ class Run:
     times: Times = field(default_factory=Times)
     samples: Samples = field(default_factory=Samples)
     seed: int = 0
-    precision: str = "no"
+    precision: str = "auto"
     save_every: int = 500
     log_every: int = 10
     threads: int = 0
+
+    @property
+    def computed_in(self) -> str:
+        """`precision`, with "auto" as what fits the frozen base's dtype."""
+        return PRECISIONS[self.base.dtype] if self.precision == "auto" else self.precision
 
 
 def _convert(value: Any, kind: Any, where: str, folder: Path) -> Any:
@@ -197,10 +206,15 @@ def _check(run: Run, where: str) -> None:
             raise ConfigError(f"{where}.samples.{name}: must be at least {low}, got {getattr(run.samples, name)}.")
     if run.model.probed and run.samples.block >= len(run.model.probed):
         raise ConfigError(f"{where}.samples.block: {run.samples.block}, but {len(run.model.probed)} blocks are probed.")
-    if run.precision not in ("no", "bf16", "fp16"):
-        raise ConfigError(f"{where}.precision: expected no, bf16 or fp16, got {run.precision!r}.")
-    if run.base.dtype not in ("float32", "bfloat16", "float16"):
+    if run.base.dtype not in PRECISIONS:
         raise ConfigError(f"{where}.base.dtype: expected float32, bfloat16 or float16, got {run.base.dtype!r}.")
+    if run.precision not in ("auto", *PRECISIONS.values()):
+        raise ConfigError(f"{where}.precision: expected auto, no, bf16 or fp16, got {run.precision!r}.")
+    if run.precision == "no" and run.base.dtype != "float32":
+        raise ConfigError(
+            f'{where}.precision: "no" computes in float32, but base.dtype is {run.base.dtype}; write "auto", '
+            f'"{PRECISIONS[run.base.dtype]}", or base.dtype = "float32".'
+        )
 
 
 def load_config(path: Path) -> Run:

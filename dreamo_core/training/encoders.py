@@ -68,17 +68,17 @@ def t5_inputs(shared: torch.Tensor, placeholders: torch.Tensor, ids: torch.Tenso
     return torch.where((ids >= len(shared))[..., None], rows, plain)
 
 
-def _load(path: Path, config_class: type, model_class: type) -> nn.Module:
+def _load(path: Path, config_class: type, model_class: type, dtype: torch.dtype) -> nn.Module:
     """A transformers model from a folder, or from one safetensors file whose metadata has its config as JSON."""
     if path.is_dir():
-        model = model_class.from_pretrained(path, use_safetensors=True)
+        model = model_class.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     else:
         with safe_open(path, "pt") as file:
             config = (file.metadata() or {}).get("config")
             if config is None:
                 raise ValueError(f"{path} has no `config` in its metadata; give a transformers folder instead.")
-            state = {key: file.get_tensor(key).float() for key in file.keys()}
-        model = model_class(config_class(**json.loads(config)))
+            state = {key: file.get_tensor(key).to(dtype) for key in file.keys()}
+        model = model_class(config_class(**json.loads(config))).to(dtype)
         # CLIP's files say `text_model.`, as older transformers do and the host expects; newer transformers do not.
         if not any(key.startswith("text_model.") for key in model.state_dict()):
             state = {key.removeprefix("text_model."): value for key, value in state.items()}
@@ -89,14 +89,14 @@ def _load(path: Path, config_class: type, model_class: type) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load_t5(path: Path) -> T5EncoderModel:
+def load_t5(path: Path, dtype: torch.dtype = torch.float32) -> T5EncoderModel:
     """Raises ValueError if the file has no config or does not fit it."""
-    return _load(path, T5Config, T5EncoderModel)
+    return _load(path, T5Config, T5EncoderModel, dtype)
 
 
 def load_clip(path: Path) -> CLIPTextModel:
     """Raises ValueError if the file has no config or does not fit it."""
-    return _load(path, CLIPTextConfig, CLIPTextModel)
+    return _load(path, CLIPTextConfig, CLIPTextModel, torch.float32)
 
 
 def clip_ids(tokenizer: CLIPTokenizerFast, prompts: list[str]) -> torch.Tensor:

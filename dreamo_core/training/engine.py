@@ -95,7 +95,7 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 def load_encoders(run: Run) -> Encoders:
     base = run.base
-    t5 = load_t5(base.t5).to(getattr(torch, base.dtype))
+    t5 = load_t5(base.t5, getattr(torch, base.dtype))
     prompts = T5Prompts(base.t5_tokenizer, t5.config.vocab_size, base.text_tokens)
     identity = "".join(map(file_identity, (base.autoencoder, base.t5, base.clip))) + str(base.text_tokens)
     return Encoders(
@@ -106,7 +106,7 @@ def load_encoders(run: Run) -> Encoders:
 
 def build_model(run: Run, t5_width: int) -> DreamOTransformer:
     torch.manual_seed(run.seed)
-    transformer = load_transformer(run.base.transformer, getattr(torch, run.base.dtype))
+    transformer = load_transformer(run.base.transformer, getattr(torch, run.base.dtype), fused=True)
     if run.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     settings = run.model
@@ -165,13 +165,15 @@ class Log:
 
 
 def _features(run: Run, encoders: Encoders, accelerator, say: Callable[[str], None]) -> dict[Path, FeatureStore]:
-    """What the encoders say of every manifest that the run needs; made by the main process, then read by all."""
+    """What the encoders say of every manifest that the run needs; each process makes its share, all read all."""
     manifests = [stage.manifest for stage in run.stages] + ([_shown(run)] if run.samples.every else [])
     stores = {}
     for manifest in dict.fromkeys(manifests):
         samples = read_manifest(manifest)
-        with accelerator.main_process_first():
-            stores[manifest] = FeatureStore(samples, encoders, features_folder(manifest), say)
+        stores[manifest] = FeatureStore(
+            samples, encoders, features_folder(manifest), say,
+            accelerator.device, accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
     return stores
 
 
@@ -286,9 +288,9 @@ def train(
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    accelerator = parallel.accelerator_for(run.precision)
-    if parallel.sharding() and run.precision == "fp16":
-        raise ValueError('precision = "fp16" has no loss scaling with FSDP; use "bf16" or "no".')
+    accelerator = parallel.accelerator_for(run.computed_in)
+    if parallel.sharding() and run.computed_in == "fp16":
+        raise ValueError('fp16 has no loss scaling with FSDP; use precision = "bf16" or base.dtype = "float32".')
     main = accelerator.is_main_process
     say = say if main else _silent
     encoders = load_encoders(run)

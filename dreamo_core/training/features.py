@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from .manifest import Sample
 
 SHARD = 64
 
+WAIT = 10.0
+"""Seconds between two looks for the files of other processes."""
+
 
 class Autoencoder(Protocol):
     """(b, 3, h, w) pixels in −1 to 1 to (b, 16, h / 8, w / 8) latents and back."""
@@ -33,6 +37,8 @@ class Autoencoder(Protocol):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor: ...
+
+    def to(self, device: torch.device) -> Autoencoder: ...
 
 
 class KlAutoencoder:
@@ -42,6 +48,10 @@ class KlAutoencoder:
         from diffusers import AutoencoderKL
 
         self.model = AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> KlAutoencoder:
+        self.model.to(device)
+        return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.encode(pixels).latent_dist.mode()
@@ -79,6 +89,10 @@ class Encoders:
     clip_tokenizer: CLIPTokenizerFast
     identity: str
 
+    def to(self, device: torch.device) -> None:
+        for encoder in (self.autoencoder, self.t5, self.clip):
+            encoder.to(device)
+
 
 def file_identity(path: Path) -> str:
     """Names, sizes and times of a file or of the files in a folder."""
@@ -102,10 +116,15 @@ def token_mask(path: Path) -> torch.Tensor:
 
 
 def encode_sample(sample: Sample, encoders: Encoders) -> dict[str, torch.Tensor]:
-    """Latents as the transformer sees them, token masks, and both prompts' ids and features."""
+    """Latents as the transformer sees them, token masks, and both prompts' ids and features; on the CPU.
+
+    Encoded on the device that the encoders are on.
+    """
+    device = encoders.t5.device
 
     def latent(path: Path) -> torch.Tensor:
-        return ((encoders.autoencoder.encode(picture_tensor(path)) - LATENT_SHIFT) * LATENT_SCALE)[0]
+        encoded = encoders.autoencoder.encode(picture_tensor(path).to(device)).cpu()
+        return ((encoded - LATENT_SHIFT) * LATENT_SCALE)[0]
 
     out = {"target": latent(sample.target)}
     tokens = out["target"].shape[-1] * out["target"].shape[-2] // 4
@@ -121,31 +140,56 @@ def encode_sample(sample: Sample, encoders: Encoders) -> dict[str, torch.Tensor]
             "of base.text_tokens; raise that or shorten the prompt."
         )
     places = [marked.placeholders.get(n, -1) for n in range(len(sample.references))]
-    ids = torch.tensor([unmarked.ids])
+    ids = torch.tensor([unmarked.ids], device=device)
     out |= {
         "t5_ids": torch.tensor(marked.ids, dtype=torch.int32),
         "positions": torch.tensor(places, dtype=torch.int32),
-        "t5": encoders.t5(input_ids=ids).last_hidden_state[0],
+        "t5": encoders.t5(input_ids=ids).last_hidden_state[0].cpu(),
     }
-    pooled = encoders.clip(input_ids=clip_ids(encoders.clip_tokenizer, [sample.prompt, plain])).pooler_output
+    pooled_ids = clip_ids(encoders.clip_tokenizer, [sample.prompt, plain]).to(device)
+    pooled = encoders.clip(input_ids=pooled_ids).pooler_output.cpu()
     return {**out, "pooled": pooled[0], "pooled_plain": pooled[1]}
 
 
 class FeatureStore:
-    """Features of every sample of a manifest, made where missing; read lazily."""
+    """Features of every sample of a manifest, made where missing; read lazily.
 
-    def __init__(self, samples: list[Sample], encoders: Encoders, folder: Path, say=print):
+    Several processes share the missing files out and wait for each other's by looking for them, not at a barrier: the
+    last one may be hours behind the first, and a barrier gives up. All must see the folder.
+
+    Args:
+        say: told how far it is.
+        device: to encode on; the encoders come back to the CPU.
+        rank, world: number of this process, from 0, and of all.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        encoders: Encoders,
+        folder: Path,
+        say=print,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.samples = samples
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        made = 0
-        for shard in range(-(-len(samples) // SHARD)):
-            part = samples[shard * SHARD : (shard + 1) * SHARD]
-            identity = self._identity(part, encoders)
-            if self._stored(shard) != identity:
-                self._make(shard, part, encoders, identity)
-                made += 1
-        say(f"features: {made} of {-(-len(samples) // SHARD)} files made, the others were there")
+        parts = [samples[start : start + SHARD] for start in range(0, len(samples), SHARD)]
+        identities = [self._identity(part, encoders) for part in parts]
+        missing = [shard for shard, identity in enumerate(identities) if self._stored(shard) != identity]
+        own = [shard for shard in missing if shard % world == rank]
+        if own:
+            encoders.to(torch.device(device))
+            for done, shard in enumerate(own):
+                self._make(shard, parts[shard], encoders, identities[shard])
+                say(f"features: {done + 1} of this process's {len(own)} files made")
+            encoders.to(torch.device("cpu"))
+        while waiting := [shard for shard in missing if self._stored(shard) != identities[shard]]:
+            say(f"features: waiting for {len(waiting)} files of other processes")
+            time.sleep(WAIT)
+        say(f"features: {len(missing)} of {len(parts)} files made, the others were there")
         self._open: dict[int, Any] = {}
         self._names: dict[int, dict[int, list[str]]] = {}
 

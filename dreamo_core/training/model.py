@@ -137,6 +137,10 @@ class DreamOTransformer(nn.Module):
             block.attn.set_processor(Processor(probed is None or number in probed))
         if rank:
             inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), transformer)
+            # peft makes them in the base's dtype; in bf16 a step of Adam would round away.
+            for parameter in transformer.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         self.transformer = transformer
         width = transformer.inner_dim
         # Zero at first, so that training starts from the base; the index rows differ or they could never part.
@@ -245,10 +249,14 @@ def config_from_host(state: weight_map.State, heads: int | None, axes: tuple[int
     }  # fmt: skip
 
 
-def load_transformer(path: Path, dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
+def load_transformer(path: Path, dtype: torch.dtype = torch.float32, fused: bool = False) -> FluxTransformer2DModel:
     """FLUX.1 weights: a file in the host's layout, or a folder of diffusers'.
 
-    A host file may hold its `axes_dims_rope` in a `config` in its metadata; without one they are FLUX.1's.
+    A host file may hold its `axes_dims_rope` in a `config` in its metadata; without one they are FLUX.1's. Where its
+    dtype is the wanted one the weights are the mapped file itself, and nothing is copied.
+
+    Args:
+        fused: with fused query, key and value projections, which is how a host file has them.
 
     Raises:
         ValueError: not FLUX.1 weights.
@@ -262,6 +270,10 @@ def load_transformer(path: Path, dtype: torch.dtype = torch.float32) -> FluxTran
     if "img_in.weight" not in state:
         raise ValueError(f"{path} has no img_in.weight, so it is not FLUX.1 in the host's layout.")
     config = config_from_host(state, None, tuple(stored.get("axes_dims_rope", (16, 56, 56))))
-    model = FluxTransformer2DModel(**config)
-    model.load_state_dict(weight_map.to_diffusers(state))
-    return model.to(dtype)
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(**config)
+    if fused:
+        for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+            fuse(block.attn)
+    model.load_state_dict(weight_map.to_diffusers(state, fused), assign=True)
+    return model

@@ -71,10 +71,22 @@ def to_host(state: State) -> State:
     return out
 
 
-def to_diffusers(state: State) -> State:
-    """The host's layout as a state dict of diffusers' FluxTransformer2DModel.
+_FUSED = {"attn.to_q": "attn.to_qkv", "attn.add_q_proj": "attn.to_added_qkv"}
+"""What diffusers calls a fused projection, by the first of its parts."""
 
-    Under the names of released files or of any host; a prefix such as `model.diffusion_model.` must be gone already.
+
+def _fused(others: tuple[str, ...]) -> tuple[str, ...]:
+    """Modules of query, key and value as one, and what follows them."""
+    first = next(name for name in _FUSED if others[0].endswith(name))
+    return others[0].removesuffix(first) + _FUSED[first], *others[3:]
+
+
+def to_diffusers(state: State, fused: bool = False) -> State:
+    """The host's layout as a state dict of diffusers' FluxTransformer2DModel; views of the given tensors.
+
+    Args:
+        state: under the names of released files or of any host; a prefix such as `model.diffusion_model.` must be gone.
+        fused: for a model whose query, key and value projections are fused, as the host's are.
 
     Raises:
         ValueError: a key has no counterpart.
@@ -93,8 +105,10 @@ def to_diffusers(state: State) -> State:
             if tensor is None:
                 continue
             if kind == "fused":
-                sizes = [hidden] * 3 + ([len(tensor) - 3 * hidden] if len(others) == 4 else [])
-                out.update({f"{o}.{part}": piece for o, piece in zip(others, tensor.split(sizes), strict=True)})
+                sizes = [3 * hidden] if fused else [hidden] * 3
+                sizes += [len(tensor) - 3 * hidden] if len(others) == 4 else []
+                names = _fused(others) if fused else others
+                out.update({f"{o}.{part}": piece for o, piece in zip(names, tensor.split(sizes), strict=True)})
             else:
                 out[f"{others[0]}.{part}"] = swap_halves(tensor) if kind == "swapped" else tensor
     if left:

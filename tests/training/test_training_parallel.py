@@ -11,6 +11,7 @@ import pytest
 import torch
 import training_world
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
 from diffusers import FluxTransformer2DModel
 from dreamo_routed.dreamo_core.training import parallel
@@ -140,3 +141,25 @@ def test_a_class_that_the_model_does_not_have_is_named():
 def test_without_accelerate_nothing_is_sharded(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     assert parallel.sharding() is None
+
+
+@pytest.mark.long
+def test_a_bf16_base_with_a_float32_lora_is_sharded_too(tmp_path, monkeypatch):
+    """One unit of FSDP then has parameters of two dtypes; the losses are those of one process, to bf16's rounding."""
+    training_world.write_base(tmp_path / "base")
+    training_world.write_data(tmp_path / "data")
+    configs = [training_world.write_config(tmp_path, name) for name in ("single", "sharded")]
+    for config in configs:
+        config.write_text(config.read_text().replace('dtype = "float32"', 'dtype = "bfloat16"'))
+    # accelerate keeps the first run's precision for the process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(configs[0])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    codes, outputs = start(configs[1], launched("fsdp.yaml", monkeypatch))
+    assert codes == [0, 0], outputs
+    one, two = curve(tmp_path / "single"), curve(tmp_path / "sharded")
+    assert list(one) == list(two) == list(range(1, 11))
+    for step in one:
+        assert two[step]["flow"] == pytest.approx(one[step]["flow"], rel=0.02), step
+    stored = load_file(tmp_path / "sharded" / NAME)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
