@@ -21,6 +21,15 @@ Routing while sampling, after RealCustom++ (arXiv 2408.09744):
          several subjects without overlap, Algorithm 1    `routing.masks.assign`
          read, decide and bias in one model call          `routing.router.Router`
 
+RealCustom++ itself, on SDXL:
+
+         cross-layer cross-scale projector, Eq. 9         `realcustom.projector.Projector`
+         self-attention refines a word's map, Eq. 14      `realcustom.masks.self_refined`
+         ⌊γ n⌋ largest and max normalisation, Eq. 15      `realcustom.masks.select`, `routing.masks.max_norm`
+         text and picture, each its softmax, Eq. 16, 19   `realcustom.adding.generation_attention`
+         several subjects by rounds, Algorithm 1          `realcustom.masks.assign`
+         guidance branch and generation branch            `realcustom.guidance.make_calc_cond_batch_wrapper`
+
 Ours:
 
          a bias of rank n on the keys of n references     `attention.bias.low_rank_attention`
@@ -33,9 +42,11 @@ The rooms, top to bottom; a room imports from those below it (`pyproject.toml` h
 
     host/                    the one adapter; nodes/ and minidreamo/host/ alone import it
     sampling/  training/     the model call; the paper's training
+    realcustom/              RealCustom++ on UNets
     routing/   checkpoint/   maps, masks, regions, router; files and LoRA
     reuse/     sequence/     policy, cache, store, cost; section 3.1
     attention/ text/         bias, layout, hooks, response maps; section 3.3
     run/       pictures/     state of a run; what the model sees (the only room with OpenCV)
+    vision/                  the vision transformer and its files
     flux.py    files.py      names and sizes of FLUX.1; files that are there whole or not at all
 """

@@ -25,3 +25,8 @@ POLICY_KEY = "dreamo_reuse_policy"
 
 WRAPPER_KEY = "dreamo_routed"
 """Of our wrappers on a model ("dreamo" is the original pack's)."""
+
+REALCUSTOM_KEY = "realcustom_subjects"
+"""On a conditioning's `model_conds`: a `realcustom.subject.RealCustomConditioning`."""
+REALCUSTOM_CALL_KEY = "realcustom_call"
+"""In `transformer_options`, for the length of one evaluation: its `realcustom.guidance.Call`."""

@@ -1,0 +1,1 @@
+"""A vision transformer for SigLIP and DINOv2, and the layouts its files come in."""
