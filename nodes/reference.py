@@ -9,7 +9,15 @@ from .aliases import search_aliases
 from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
-from .widgets import background_input, percent_inputs, profile_input, resolution_input, strength_input, task_input
+from .widgets import (
+    background_input,
+    face_order_input,
+    percent_inputs,
+    profile_input,
+    resolution_input,
+    strength_input,
+    task_input,
+)
 
 
 class DreamOReference(io.ComfyNode):
@@ -62,9 +70,10 @@ class DreamOReference(io.ComfyNode):
                     min=1,
                     max=99,
                     optional=True,
-                    tooltip="Which face, for an identity in a picture of several people: 1 is the largest.",
+                    tooltip="Which face, for an identity in a picture of several people: 1 is the first by face_order.",
                 ),
                 profile_input(),
+                face_order_input(),
             ],
             outputs=[
                 DreamOReferencesType.Output("references_out", display_name="references"),
@@ -90,9 +99,10 @@ class DreamOReference(io.ComfyNode):
         mask_use="subject",
         face=1,
         profile=DREAMO,
+        face_order=None,
     ) -> io.NodeOutput:
         check_range(start_percent, end_percent)
-        picture = prepare(image, task, resolution, mask, background, mask_use, face, profile)
+        picture = prepare(image, task, resolution, mask, background, mask_use, face, profile, face_order)
         latent = encode_reference(vae, picture.pixels)
         reference = Reference(picture, latent, task, strength, start_percent, end_percent)
         return io.NodeOutput(extend(references, reference), picture.pixels, ui=show(cls, [picture]))

@@ -11,7 +11,7 @@ from .aliases import search_aliases
 from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
-from .widgets import background_input, profile_input, resolution_input, strength_input, task_input
+from .widgets import background_input, face_order_input, profile_input, resolution_input, strength_input, task_input
 
 SLOTS = (1, 2, 3)
 
@@ -44,7 +44,7 @@ class DreamOReferences(io.ComfyNode):
             ]
         inputs.append(background_input())
         inputs.append(DreamOReferencesType.Input("references", optional=True, tooltip="A chain to add these to."))
-        inputs.append(profile_input())
+        inputs += [profile_input(), face_order_input()]
         return io.Schema(
             node_id="DreamOReferences",
             display_name="DreamO References",
@@ -61,11 +61,21 @@ class DreamOReferences(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, vae, resolution, background="auto", references=(), profile=DREAMO, **slots) -> io.NodeOutput:
+    def execute(
+        cls, vae, resolution, background="auto", references=(), profile=DREAMO, face_order=None, **slots
+    ) -> io.NodeOutput:
         used = [i for i in SLOTS if slots.get(f"image_{i}") is not None]
         tasks = [slots[f"task_{i}"] for i in used]
         pictures = [
-            prepare(slots[f"image_{i}"], task, resolution, slots.get(f"mask_{i}"), background, profile=profile)
+            prepare(
+                slots[f"image_{i}"],
+                task,
+                resolution,
+                slots.get(f"mask_{i}"),
+                background,
+                profile=profile,
+                face_order=face_order,
+            )
             for i, task in zip(used, tasks, strict=True)
         ]
         chain = chained(references, pictures, tasks, [slots[f"strength_{i}"] for i in used], vae)
@@ -98,6 +108,7 @@ class DreamOReferenceBatch(io.ComfyNode):
                 background_input(),
                 DreamOReferencesType.Input("references", optional=True, tooltip="A chain to add these to."),
                 profile_input(),
+                face_order_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -106,7 +117,17 @@ class DreamOReferenceBatch(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, vae, task, resolution, strength, folder, images=None, background="auto", references=(), profile=DREAMO
+        cls,
+        vae,
+        task,
+        resolution,
+        strength,
+        folder,
+        images=None,
+        background="auto",
+        references=(),
+        profile=DREAMO,
+        face_order=None,
     ) -> io.NodeOutput:
         paths = pictures_in(files.input_folder(folder)) if folder.strip() else []
         count = len(paths) + (0 if images is None else images.shape[0])
@@ -119,7 +140,10 @@ class DreamOReferenceBatch(io.ComfyNode):
                 f"{len(references)}; take some out."
             )
         loaded = [load_picture(path) for path in paths] + ([] if images is None else list(images.split(1)))
-        pictures = [prepare(image, task, resolution, None, background, profile=profile) for image in loaded]
+        pictures = [
+            prepare(image, task, resolution, None, background, profile=profile, face_order=face_order)
+            for image in loaded
+        ]
         chain = chained(references, pictures, [task] * count, [strength] * count, vae)
         return io.NodeOutput(chain, [picture.pixels for picture in pictures], ui=show(cls, pictures))
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.host.text_encoder import RELEASED_LENGTH
+from ..dreamo_core.pictures.face_crop import CENTRE, FACE_ORDERS
 from ..dreamo_core.pictures.picture import TASKS
 from ..dreamo_core.pictures.prepare import BACKGROUNDS, DREAMO, PROFILES
 from ..dreamo_core.sampling.schedule import AS_RELEASED, SCHEDULES
@@ -57,6 +58,19 @@ def profile_input() -> io.Combo.Input:
         tooltip=(
             "Which model the picture is for. UNO, USO: kept whole with its background, resized by its longer side, no "
             "face aligned; a mask, an alpha channel, or a background other than auto still puts the subject on white."
+        ),
+    )
+
+
+def face_order_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "face_order",
+        options=list(FACE_ORDERS),
+        default=CENTRE,
+        optional=True,
+        tooltip=(
+            "Which face of several is the first, for an identity. centre: the one nearest the middle of the picture, "
+            "as released. size: the largest."
         ),
     )
 

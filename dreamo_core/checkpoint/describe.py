@@ -12,6 +12,7 @@ from .lora.collect import listing
 from .lora.keys import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, LoraKey, is_text_encoder_key, read_key
 from .lora.layer import Lora
 from .lora.peft_settings import METADATA_KEY
+from .presets import is_released
 from .read import EMBEDDING_KEYS, adapter_config_of
 from .safetensors import SafeTensors, TensorInfo, open_safetensors
 
@@ -45,9 +46,10 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def short_description(lora: Lora) -> str:
-    """One line: format, rank and how many layers."""
+    """Format, rank and how many layers; on a second line, where its scales are from if that needs saying."""
     ranks = ", ".join(str(rank) for rank in lora.ranks)
-    return f"{lora.name}: {' + '.join(sorted(lora.formats))} LoRA, rank {ranks}, {len(lora.layers)} layers"
+    line = f"{lora.name}: {' + '.join(sorted(lora.formats))} LoRA, rank {ranks}, {len(lora.layers)} layers"
+    return f"{line}\n{lora.note}" if lora.note else line
 
 
 def _mib(count: int) -> str:
@@ -77,7 +79,9 @@ def _alphas(file: SafeTensors, keys: list[LoraKey], path: Path) -> str:
     values = Counter(float(file.tensor(key.name).flatten()[0]) for key in keys if key.role == ALPHA)
     if values:
         return ", ".join(f"{value:g} ({count} layers)" for value, count in sorted(values.items()))
-    return "from PEFT settings in its header" if METADATA_KEY in file.metadata else "none stored (scale 1)"
+    if METADATA_KEY in file.metadata and not is_released(path.name):
+        return "from PEFT settings in its header"
+    return "none stored (scale 1)"
 
 
 def _dtypes(infos: Iterable[TensorInfo]) -> str:

@@ -31,6 +31,10 @@ class ReleasedFile:
     sha256: str | None
 
 
+UXO_FILES = ("dit_lora.safetensors", "uso-flux1-dit-lora-v1.safetensors", "UMO_UNO.safetensors")
+"""LoRAs of UNO, USO and UMO under their released names."""
+
+
 def read_manifest(path: Path = MANIFEST) -> dict[str, ReleasedFile]:
     """The manifest's files by id."""
     files = json.loads(path.read_text(encoding="utf-8"))["files"]
@@ -41,6 +45,12 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, ReleasedFile]:
 
 
 FILES = read_manifest()
+
+
+def is_released(name: str) -> bool:
+    """Whether a file of this name is one of the release's own, or UNO's, USO's or UMO's."""
+    return name in UXO_FILES or any(name == file.name or name in file.also for file in FILES.values())
+
 
 TURBO = "turbo"
 

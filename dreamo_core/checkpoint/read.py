@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..sequence.embeddings import INDEX_KEY, PLACEHOLDER_KEY, PLACEHOLDER_ROWS, TASK_KEY, Embeddings, read_embeddings
@@ -10,6 +10,7 @@ from .lora.collect import AlphaRule, collect_lora, listing
 from .lora.keys import read_key
 from .lora.layer import Lora
 from .lora.peft_settings import CONFIG_NAME, METADATA_KEY, WEIGHTS_NAME, alpha_rule, read_config, read_metadata
+from .presets import is_released
 from .safetensors import SafeTensors, open_safetensors
 
 EMBEDDING_KEYS = (TASK_KEY, INDEX_KEY, PLACEHOLDER_KEY)
@@ -63,15 +64,35 @@ def adapter_config_of(path: Path) -> Path | None:
     return config if path.name == WEIGHTS_NAME and config.exists() else None
 
 
-def _alpha_rule(file: SafeTensors, path: Path) -> AlphaRule | None:
-    """PEFT's settings, from beside an adapter or from the file's own header."""
+def _alpha_rule(file: SafeTensors, path: Path) -> tuple[AlphaRule | None, str]:
+    """PEFT's settings, from beside an adapter or from the file's own header, and a line on where they are from.
+
+    The release reads its own files as tensors alone (and its pinned diffusers knows no settings in a header), so these
+    have the scale 1 whatever their headers say.
+    """
     config = adapter_config_of(path)
     if config is not None:
-        return alpha_rule(read_config(config), path.name)
-    if METADATA_KEY in file.metadata:
-        settings = read_metadata(file.metadata[METADATA_KEY], path.name)
-        return None if settings is None else alpha_rule(settings, path.name)
-    return None
+        return alpha_rule(read_config(config), path.name), f"scales from {config.name} beside it"
+    if METADATA_KEY not in file.metadata:
+        return None, ""
+    if is_released(path.name):
+        return None, "PEFT settings in its header are not used, as in the release"
+    settings = read_metadata(file.metadata[METADATA_KEY], path.name)
+    if settings is None:
+        return None, ""
+    return alpha_rule(settings, path.name), "scales from the PEFT settings in its header"
+
+
+def _with_note(lora: Lora, note: str) -> Lora:
+    """The LoRA with what is to be said about its scales.
+
+    Layers of different ranks without alpha have the scale 1 each, as ComfyUI has it. diffusers would scale all by the
+    first one's rank, so that the result would depend on the order of keys.
+    """
+    notes = [note] if note else []
+    if len(lora.ranks) > 1 and all(layer.alpha is None for layer in lora.layers.values()):
+        notes.append("several ranks and no alpha: each layer has the scale 1")
+    return replace(lora, note="; ".join(notes))
 
 
 def _read_tables(file: SafeTensors) -> Embeddings | None:
@@ -96,7 +117,10 @@ def _read(path: Path) -> _Contents:
     with open_safetensors(path) as file:
         keys = {name: read_key(name) for name in file.infos if name not in EMBEDDING_KEYS}
         understood = [key for key in keys.values() if key is not None]
-        lora = collect_lora(understood, file.tensor, path.name, _alpha_rule(file, path)) if understood else None
+        lora = None
+        if understood:
+            rule, note = _alpha_rule(file, path)
+            lora = _with_note(collect_lora(understood, file.tensor, path.name, rule), note)
         return _Contents(
             lora,
             _read_tables(file),

@@ -15,10 +15,14 @@ ALGORITHM = 1
 """Part of every cache key; count up when the same input gives another picture."""
 
 
-def face_models() -> FaceModels:
-    """facexlib where it is installed and its weights are in models/facexlib, else what this pack carries."""
+def face_models(enlarge: bool = False) -> FaceModels:
+    """facexlib where it is installed and its weights are in models/facexlib, else what this pack carries.
+
+    Args:
+        enlarge: see `facexlib_models`.
+    """
     files = weight_files(facexlib_folders())
-    return BUILT_IN if files is None else facexlib_models(*files)
+    return BUILT_IN if files is None else facexlib_models(*files, enlarge)
 
 
 def prepare(
@@ -30,11 +34,14 @@ def prepare(
     mask_use: str = "subject",
     face: int = 1,
     profile: str = DREAMO,
+    face_order: str | None = None,
 ) -> Picture:
     """`prepare_picture`, once per session for the same input."""
-    models = face_models()
-    preparation = Preparation(background, mask_use, face, models, profile)
-    key = content_key(image, mask, ALGORITHM, task, resolution, background, mask_use, face, models.name, profile)
+    # As before there was a choice: small photographs were enlarged for facexlib.
+    models = face_models(enlarge=face_order is None)
+    preparation = Preparation(background, mask_use, face, models, profile, face_order)
+    names = (models.name, profile, face_order)
+    key = content_key(image, mask, ALGORITHM, task, resolution, background, mask_use, face, *names)
     return cached_picture(
         picture_cache_folder(), key, lambda: prepare_picture(image, task, resolution, mask, preparation)
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .background import person_mask
-from .faces import OVAL, Face, align, find_faces, transform
+from .faces import GREY, OVAL, WHITE, Face, align, find_faces, transform
 from .opencv import cv2
 from .pixels import area_resize, limited_size, to_uint8
 
@@ -119,8 +119,25 @@ class AlignedFace:
     note: str
 
 
+CENTRE, SIZE = "centre", "size"
+FACE_ORDERS = (CENTRE, SIZE)
+"""What makes a face the first: how near it is to the middle of the picture, as in the reference, or how large it is."""
+
+
+def _in_order(faces: list[Face], order: str | None, shape: tuple[int, ...]) -> list[Face]:
+    """The faces of a picture of that shape (h, w, 3), which come the largest first."""
+    if order != CENTRE:
+        return faces
+    middle = np.array([shape[1] / 2, shape[0] / 2])
+    return sorted(faces, key=lambda face: float(np.linalg.norm(face.middle - middle)))
+
+
 def aligned_face(
-    rgb: torch.Tensor, models: FaceModels, number: int = 1, mask: torch.Tensor | None = None
+    rgb: torch.Tensor,
+    models: FaceModels,
+    number: int = 1,
+    mask: torch.Tensor | None = None,
+    order: str | None = None,
 ) -> AlignedFace | None:
     """The chosen face of a picture, upright; None where there is no face.
 
@@ -128,8 +145,10 @@ def aligned_face(
 
     Args:
         rgb: (1, h, w, 3) in [0, 1].
-        number: which face, the largest first, from 1.
+        number: which face, from 1.
         mask: (1, h, w); only faces whose middle lies in it count.
+        order: one of `FACE_ORDERS`: which face is the first. What lies outside the picture is then grey when its face
+            is cut out, as in the reference. None, as before there was a choice: by size, and white.
 
     Raises:
         ValueError: fewer faces than `number`.
@@ -149,10 +168,10 @@ def aligned_face(
     if number > len(faces):
         raise ValueError(
             f"Face {number} was asked for, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found here; "
-            "choose a smaller number (1 is the largest face)."
+            f"choose a smaller number (1 is {'nearest the middle' if order == CENTRE else 'the largest face'})."
         )
-    face = faces[number - 1]
-    crop, affine = align(turned, face.points)
+    face = _in_order(faces, order, turned.shape)[number - 1]
+    crop, affine = align(turned, face.points, border=WHITE if order is None else GREY)
     keep = models.keep(crop, face, affine)
     note = f"face {number} of {len(faces)}, found by {models.name}"
     if turns:

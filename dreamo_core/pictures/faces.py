@@ -63,12 +63,14 @@ class Face:
         mesh: (468, 2) all landmarks of the mesh, or None where the detector gives five points only.
         size: side of a square of the same area, in pixels.
         score: how sure the detector is, 0 to 1.
+        middle: (2,) of the box around it.
     """
 
     points: np.ndarray
     mesh: np.ndarray | None
     size: float
     score: float
+    middle: np.ndarray
 
 
 def _to_input(picture: np.ndarray, low: float) -> torch.Tensor:
@@ -172,7 +174,7 @@ def _measure(picture: np.ndarray, box: np.ndarray, net: GraphNet) -> Face | None
         [mesh[list(EYES[0])].mean(0), mesh[list(EYES[1])].mean(0), mesh[NOSE_TIP], *mesh[list(MOUTH_CORNERS)]]
     )
     area = cv2.contourArea(mesh[list(OVAL)].astype(np.float32))
-    return Face(points, mesh, float(area) ** 0.5, presence)
+    return Face(points, mesh, float(area) ** 0.5, presence, centre)
 
 
 def find_faces(picture: np.ndarray) -> list[Face]:
@@ -193,8 +195,17 @@ def find_faces(picture: np.ndarray) -> list[Face]:
     return sorted((face for face in faces if face is not None), key=lambda face: -face.size)
 
 
+WHITE = (255, 255, 255)
+GREY = (132, 133, 135)
+"""What lies outside the picture in facexlib's crops."""
+
+
 def align(
-    picture: np.ndarray, points: np.ndarray, template: np.ndarray = FFHQ_TEMPLATE, side: int = FACE_SIZE
+    picture: np.ndarray,
+    points: np.ndarray,
+    template: np.ndarray = FFHQ_TEMPLATE,
+    side: int = FACE_SIZE,
+    border: tuple[int, int, int] = WHITE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The face upright in a square crop (uint8), as facexlib warps it, and the affine map (2, 3) that does it.
 
@@ -203,9 +214,10 @@ def align(
         points: (5, 2) as `FFHQ_TEMPLATE`.
         template: where the points go in the crop (5, 2).
         side: of the crop.
+        border: colour of what lies outside the picture.
     """
     affine = cv2.estimateAffinePartial2D(points, template, method=cv2.LMEDS)[0]
-    crop = cv2.warpAffine(picture, affine, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
+    crop = cv2.warpAffine(picture, affine, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=border)
     return crop, affine
 
 

@@ -25,7 +25,7 @@ SUFFIXES = (".safetensors", ".pth")
 MIN_DETECTION = 0.97
 """As the reference implementation."""
 SMALLEST_SIDE = 512
-"""Smaller pictures are enlarged for the detector, as facexlib's own helper does."""
+"""To which the smaller side is enlarged where that is asked for."""
 DROPPED = (0, 16, 18, 7, 8, 9, 14, 15)
 """BiSeNet's background, clothes, hat, ears, earrings, neck and necklace."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,8 +48,13 @@ def _fill(net: torch.nn.Module, path: Path) -> torch.nn.Module:
     return net.eval()
 
 
-def facexlib_models(detector_file: Path, parser_file: Path) -> FaceModels:
-    """The reference implementation's face models, from the user's files. Raises what torch does for a wrong file."""
+def facexlib_models(detector_file: Path, parser_file: Path, enlarge: bool = False) -> FaceModels:
+    """The reference implementation's face models, from the user's files. Raises what torch does for a wrong file.
+
+    Args:
+        enlarge: show the detector small pictures enlarged to `SMALLEST_SIDE`. The reference implementation shows them
+            as they are.
+    """
     from facexlib.detection.retinaface import RetinaFace
     from facexlib.parsing.bisenet import BiSeNet
 
@@ -58,14 +63,14 @@ def facexlib_models(detector_file: Path, parser_file: Path) -> FaceModels:
     parser = functools.cache(lambda: _fill(BiSeNet(num_class=19), parser_file))
 
     def find(picture: np.ndarray) -> list[Face]:
-        zoom = max(SMALLEST_SIDE / min(picture.shape[:2]), 1.0)
+        zoom = max(SMALLEST_SIDE / min(picture.shape[:2]), 1.0) if enlarge else 1.0
         seen = picture if zoom == 1 else cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
         # facexlib's detector is trained on BGR.
         found = detector().detect_faces(np.ascontiguousarray(seen[:, :, ::-1]), MIN_DETECTION)
         faces = []
         for row in found.astype(float):
-            size = np.prod(row[2:4] - row[:2]) ** 0.5 / zoom
-            faces.append(Face(row[5:15].reshape(5, 2) / zoom, None, float(size), float(row[4])))
+            size, middle = np.prod(row[2:4] - row[:2]) ** 0.5 / zoom, (row[:2] + row[2:4]) / 2 / zoom
+            faces.append(Face(row[5:15].reshape(5, 2) / zoom, None, float(size), float(row[4]), middle))
         return sorted(faces, key=lambda face: -face.size)
 
     def keep(crop: np.ndarray, face: Face, affine: np.ndarray) -> np.ndarray:

@@ -39,9 +39,10 @@ class Preparation:
     Attributes:
         background: one of `BACKGROUNDS`: who finds the subject where neither mask nor alpha channel says it.
         mask_use: one of `MASK_USES`.
-        face: which face of an identity, the largest first, from 1.
+        face: which face of an identity, from 1.
         face_models: who finds and cuts out faces.
         profile: one of `PROFILES`.
+        face_order: one of `face_crop.FACE_ORDERS`, or None for how it was before there was a choice.
     """
 
     background: str = "auto"
@@ -49,6 +50,7 @@ class Preparation:
     face: int = 1
     face_models: FaceModels = BUILT_IN
     profile: str = DREAMO
+    face_order: str | None = None
 
 
 def prepare_picture(
@@ -89,7 +91,7 @@ def prepare_picture(
         return _resized(rgb, alpha, resolution, notes, keep_on_picture=False)
     if task == "identity" and preparation is not None:
         whole = rgb if alpha is None else on_white(rgb, alpha)
-        aligned = aligned_face(whole, preparation.face_models, preparation.face, mask)
+        aligned = aligned_face(whole, preparation.face_models, preparation.face, mask, preparation.face_order)
         if aligned is not None:
             keep = None if preparation.background == "keep" else aligned.keep
             pixels = aligned.pixels if keep is None else on_white(aligned.pixels, keep)

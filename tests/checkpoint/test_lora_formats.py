@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from dreamo_routed.dreamo_core.checkpoint import load_lora_file
+from dreamo_routed.dreamo_core.checkpoint.describe import describe, short_description
 from dreamo_routed.dreamo_core.host.lora import with_loras
 from lora_host import CONFIG, SMALL_CONFIG, TOLERANCE, assert_changes, change, host_model, largest
 from lora_samples import Sample
@@ -177,3 +178,36 @@ def test_settings_in_the_header_count_as_diffusers_reads_them(tmp_path):
     metadata = {f"transformer.{k}": v for k, v in {"r": 8, "lora_alpha": 2, "target_modules": ["to_q"]}.items()}
     save_file(sample.tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
     assert_changes(applied(host_model(SMALL_CONFIG), tmp_path / "a.safetensors"), sample)
+
+
+@pytest.mark.parametrize("name", ["dreamo_sft_lora.safetensors", "dreamo_dpo_lora.safetensors", "UMO_UNO.safetensors"])
+def test_settings_in_the_header_of_released_files_do_not_count(tmp_path, name):
+    """The release reads its files with `load_file`, which drops the header: scale 1."""
+    metadata = {f"transformer.{k}": v for k, v in {"r": 8, "lora_alpha": 16}.items()}
+    sample = lora_samples.diffusers(Sample(hidden=128, rank=8), scale=1.0)
+    save_file(sample.tensors, tmp_path / name, {"lora_adapter_metadata": json.dumps(metadata)})
+    assert_changes(applied(host_model(SMALL_CONFIG), tmp_path / name), sample)
+    assert "not used, as in the release" in short_description(load_lora_file(tmp_path / name).lora)
+    assert "none stored (scale 1)" in describe(tmp_path / name)
+    # The same file under a user's name has the scale that it says, and the node says so.
+    other = tmp_path / "mine.safetensors"
+    (tmp_path / name).rename(other)
+    lora = load_lora_file(other).lora
+    assert {layer.scale for layer in lora.layers.values()} == {2.0}
+    assert short_description(lora).endswith("\nscales from the PEFT settings in its header")
+
+
+def test_several_ranks_without_alpha_have_the_scale_1_each(tmp_path):
+    """As the host has it for the same file; said, because diffusers takes the first layer's rank for all."""
+    sample = Sample(hidden=128, rank=8)
+    for n, (module, layer, first, rows, columns) in enumerate(lora_samples.ATTENTION):
+        key = "transformer." + module
+        sample.add(layer, first, rows, columns, f"{key}.lora_A.weight", f"{key}.lora_B.weight", rank=4 + 4 * (n % 3))
+    save_file(sample.tensors, tmp_path / "a.safetensors")
+    assert_changes(applied(host_model(SMALL_CONFIG), tmp_path / "a.safetensors"), sample)
+    lora = load_lora_file(tmp_path / "a.safetensors").lora
+    assert len(lora.ranks) == 3 and {layer.scale for layer in lora.layers.values()} == {1.0}
+    assert "several ranks and no alpha: each layer has the scale 1" in short_description(lora)
+    plain = lora_samples.diffusers(Sample(hidden=128, rank=8))
+    save_file(plain.tensors, tmp_path / "b.safetensors")
+    assert "\n" not in short_description(load_lora_file(tmp_path / "b.safetensors").lora)

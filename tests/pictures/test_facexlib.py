@@ -57,3 +57,30 @@ def test_the_detector_is_read_once_a_picture(tmp_path, monkeypatch):
     models = facexlib_models.facexlib_models(tmp_path / "detector", tmp_path / "parser")
     assert aligned_face(torch.rand(1, 64, 48, 3), models) is None
     assert read == [tmp_path / "detector"]
+
+
+@pytest.mark.parametrize("side", [64, 300, 700])
+def test_small_photographs_reach_the_detector_as_they_are(tmp_path, monkeypatch, side):
+    """As `FaceRestoreHelper.get_face_landmarks_5` without `resize`; enlarged only as it was before."""
+    seen = []
+
+    class Detector:
+        def __init__(self, **_):
+            pass
+
+        def detect_faces(self, picture, threshold):
+            seen.append(picture.shape)
+            box = [0, 0, *picture.shape[1::-1]]
+            return np.array([[*box, 0.99, *np.repeat(picture.shape[1] / 2, 10)]])
+
+    for module, name, stand_in in (("detection.retinaface", "RetinaFace", Detector),
+                                   ("parsing.bisenet", "BiSeNet", Detector)):  # fmt: skip
+        made = types.ModuleType(f"facexlib.{module}")
+        setattr(made, name, stand_in)
+        monkeypatch.setitem(sys.modules, f"facexlib.{module}", made)
+    monkeypatch.setattr(facexlib_models, "_fill", lambda net, path: net)
+    picture = np.zeros((side, 2 * side, 3), np.uint8)
+    for enlarge, expected in ((False, side), (True, max(side, 512))):
+        (face,) = facexlib_models.facexlib_models(tmp_path, tmp_path, enlarge).find(picture)
+        assert seen.pop() == (expected, 2 * expected, 3)
+        assert face.middle.tolist() == [side, side / 2] and face.size == pytest.approx(2**0.5 * side)

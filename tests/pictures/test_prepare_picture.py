@@ -204,6 +204,44 @@ def test_the_largest_of_several_faces_or_the_one_by_number():
         prepared(group(), "identity", face=4)
 
 
+def test_the_face_nearest_the_middle_as_released():
+    """facexlib's `only_center_face`: the box whose middle is nearest to that of the picture."""
+    # The largest face at the left, a small one in the middle.
+    wide = np.hstack([group()[0, :, 176 : 176 + 341], np.full((400, 150, 3), 0.8), group()[0, :, :176]])
+    wide = np.hstack([wide, np.full((400, 400, 3), 0.8)]).astype(np.float32)
+    picture = torch.from_numpy(wide)[None]
+    by_size, by_centre, as_before = (prepared(picture, "identity", face_order=o) for o in ("size", "centre", None))
+    assert "face 1 of 2" in by_centre.note
+    assert (by_size.pixels - by_centre.pixels).abs().mean() > 0.05
+    # No border is in sight of these faces, so that the older way differs in nothing but the order.
+    assert torch.equal(as_before.pixels, by_size.pixels)
+    assert torch.equal(prepared(picture, "identity", face=2, face_order="centre").pixels, by_size.pixels)
+    with pytest.raises(ValueError, match=r"Face 3 was asked for, but 2 .*\(1 is nearest the middle\)"):
+        prepared(picture, "identity", face=3, face_order="centre")
+
+
+def test_what_lies_outside_the_picture_is_grey_while_a_face_is_cut_out():
+    """facexlib's `align_warp_face`; the mask then decides what of it stays."""
+    picture = photograph("smiling")[0].mul(255).byte().numpy()
+    face = faces.find_faces(picture)[0]
+    left = int(face.points[:, 0].min()) - 10
+    cut = np.ascontiguousarray(picture[:, left:])
+    points = face.points - (left, 0)
+    crop, affine = faces.align(cut, points, border=faces.GREY)
+    theirs = cv2.warpAffine(
+        cv2.cvtColor(cut, cv2.COLOR_RGB2BGR), affine, (512, 512), borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(135, 133, 132),
+    )  # fmt: skip
+    assert (crop == cv2.cvtColor(theirs, cv2.COLOR_BGR2RGB)).all() and (crop[256, 0] == faces.GREY).all()
+    image = as_image(cut)
+    released, before = (prepared(image, "identity", face_order=order) for order in ("centre", None))
+    outside = np.all(crop == faces.GREY, axis=2)
+    assert outside.mean() > 0.1
+    for picture in (released, before):
+        # White in the end, either way: grey is nobody's face.
+        assert picture.pixels[0][torch.from_numpy(outside)].mean() > 0.97
+
+
 def test_a_mask_says_which_faces_count():
     mask = torch.zeros(1, 400, 726)
     mask[..., :176] = 1

@@ -51,11 +51,13 @@ class Lora:
         name: the file's name, for messages.
         layers: what lands where.
         formats: the key formats it was written in.
+        note: what the user should know about its scales; empty for nothing.
     """
 
     name: str
     layers: Mapping[Slot, LoraLayer]
     formats: frozenset[str] = field(default_factory=frozenset)
+    note: str = ""
 
     @property
     def ranks(self) -> list[int]:
