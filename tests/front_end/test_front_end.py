@@ -127,6 +127,69 @@ def test_a_choice_can_be_clicked_and_replaces_what_is_being_changed(page):
     assert page.sent("text", "prompt") == "[ref#2] big cat"
 
 
+SEVERAL = """
+    add('set', 'DreamOReferences', 1700, -500).title = 'The set';
+    wire('models', 'VAE', 'set', 'vae');
+    wire('first picture', 'IMAGE', 'set', 'image_1');
+    wire('second picture', 'IMAGE', 'set', 'image_3');
+    nodes.set.widgets.find((w) => w.name === 'resolution').value = 64;
+    nodes.first.widgets.find((w) => w.name === 'resolution').value = 64;
+"""
+
+
+def labels(page):
+    return [e.text for e in page.driver.find_elements(By.CSS_SELECTOR, ".dreamo-placeholders span")]
+
+
+def widths(page):
+    pictures = page.driver.find_elements(By.CSS_SELECTOR, ".dreamo-placeholders img")
+    return [picture.get_property("naturalWidth") for picture in pictures]
+
+
+def test_a_node_of_several_pictures_counts_for_each_of_them(page):
+    """Two of three slots are used; what is behind them in the chain is the third reference."""
+    page.build(TEXT_ENCODE + SEVERAL + "wire('set', 'references', 'second', 'references');")
+    box = page.prompt_box()
+    box.send_keys("[")
+    assert page.offered() == ["[ref#1]", "[ref#2]", "[ref#3]"]
+    assert labels(page) == ["The set (1)", "The set (2)", "The second"]
+    page.wait(lambda: widths(page) == [96, 64, 64])
+    # A picture that is muted is as if it were not connected.
+    page.call("nodes['first picture'].mode = 2")
+    box.send_keys("r")
+    assert page.offered() == ["[ref#1]", "[ref#2]"] and labels(page) == ["The set", "The second"]
+
+
+def test_a_batch_counts_its_pictures_once_it_has_run(page):
+    page.build(
+        TEXT_ENCODE
+        + """
+        add('both', 'ImageBatch', 1300, -800);
+        wire('first picture', 'IMAGE', 'both', 'image1');
+        wire('second picture', 'IMAGE', 'both', 'image2');
+        add('batch', 'DreamOReferenceBatch', 1700, -500).title = 'The batch';
+        nodes.batch.widgets.find((w) => w.name === 'resolution').value = 64;
+        wire('models', 'VAE', 'batch', 'vae');
+        wire('both', 'IMAGE', 'batch', 'images');
+        wire('batch', 'references', 'second', 'references');
+        nodes.second.widgets.find((w) => w.name === 'resolution').value = 64;
+        """
+    )
+    box = page.prompt_box()
+    box.send_keys("[")
+    # Nobody knows yet how many there are, so all numbers may be right.
+    assert page.offered() == [f"[ref#{n}]" for n in range(1, 10)]
+    box.send_keys(Keys.ESCAPE, Keys.BACKSPACE)
+    page.call("add('end', 'PreviewAny', 2200, 100); wire('second', 'references', 'end', 'source');")
+    page.call("await app.queuePrompt(0)")
+    page.wait(lambda: page.call("return app.nodeOutputs?.[nodes.second.id]?.images?.length === 1"))
+    box = page.prompt_box()
+    box.send_keys("[")
+    assert page.offered() == ["[ref#1]", "[ref#2]", "[ref#3]"]
+    assert labels(page) == ["The batch (1)", "The batch (2)", "The second"]
+    page.wait(lambda: len(widths(page)) == 3 and all(widths(page)))
+
+
 def test_the_hosts_prompt_boxes_offer_them_behind_the_patched_clip_only(page):
     page.build(
         """

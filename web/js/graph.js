@@ -1,5 +1,9 @@
 // What a prompt box has to know about its graph: which references its prompt can name, in order.
 
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+
+export const MAX_REFERENCES = 9;
 const REFERENCES = "DREAMO_REFERENCES";
 const NEVER = 2; // modes of a node in the front end
 const BYPASSED = 4;
@@ -26,13 +30,37 @@ function targets(node, type) {
     .filter(Boolean);
 }
 
-/** Nodes that add a picture to the chain that ends in `last`, first reference first. */
+/** Addresses of the pictures that a node showed after its last run, in order; empty if it has not run. */
+function shownBy(node) {
+  if (node.imgs?.length) return node.imgs.map((picture) => picture.src);
+  const images = app.nodeOutputs?.[node.id]?.images ?? [];
+  return images.map((image) => api.apiURL(`/view?${new URLSearchParams(image)}`));
+}
+
+/**
+ * The references that one node adds: their node, the input their picture comes from, and which of the pictures it
+ * shows each is. How many a batch or a folder has is known after a run; before that, as many as there can be.
+ */
+function added(node) {
+  const pictures = (node.inputs ?? []).filter((input) => input.type === "IMAGE");
+  if (!pictures.length) return [];
+  if (node.comfyClass === "DreamOReferences") {
+    const used = pictures.filter((input) => origin(node, input) && origin(node, input).mode !== NEVER);
+    return used.map((input, shown) => ({ node, input, shown, of: used.length }));
+  }
+  if (node.comfyClass === "DreamOReferenceBatch") {
+    const count = shownBy(node).length || MAX_REFERENCES;
+    return Array.from({ length: count }, (_, shown) => ({ node, input: null, shown, of: count }));
+  }
+  return [{ node, input: pictures[0], shown: 0, of: 1 }];
+}
+
+/** References in the chain that ends in `last`, the first one first. */
 function chain(last, seen = new Set()) {
   if (!last || seen.has(last) || last.mode === NEVER) return [];
   seen.add(last);
   const before = inputsOfType(last, REFERENCES).flatMap((input) => chain(origin(last, input), seen));
-  const adds = last.mode !== BYPASSED && last.inputs?.some((input) => input.type === "IMAGE");
-  return adds ? [...before, last] : before;
+  return last.mode === BYPASSED ? before : [...before, ...added(last)];
 }
 
 function chainInto(node) {
@@ -68,11 +96,17 @@ export function referencesFor(node) {
   return [];
 }
 
-/** Address of a small picture of a reference node: what the model saw last time, else the picture it is given. */
-export function thumbnail(node, api) {
-  const source = origin(node, inputsOfType(node, "IMAGE")[0]);
-  const shown = node.imgs?.[0]?.src ?? source?.imgs?.[0]?.src;
-  if (shown) return shown;
+/** What a reference is called: its node's title, and which of the node's pictures it is. */
+export function label({ node, shown, of }) {
+  return of > 1 ? `${node.title ?? ""} (${shown + 1})` : (node.title ?? "");
+}
+
+/** Address of a small picture of a reference: what the model saw last time, else the picture it is given. */
+export function thumbnail({ node, input, shown, of }) {
+  const seen = shownBy(node);
+  if (seen.length === of && seen[shown]) return seen[shown];
+  const source = origin(node, input);
+  if (source?.imgs?.[0]?.src) return source.imgs[0].src;
   const value = source?.widgets?.find((widget) => widget.name === "image")?.value;
   if (typeof value !== "string") return null;
   const [, path, type = "input"] = value.match(/^(.*?)(?: \[(input|output|temp)\])?$/);

@@ -1,10 +1,8 @@
 // Offers the placeholders of the connected references while a prompt is typed, and shows what a run notes about them.
 
 import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
-import { clipKnowsPlaceholders, referencesFor, thumbnail } from "./graph.js";
+import { clipKnowsPlaceholders, label, MAX_REFERENCES, referencesFor, thumbnail } from "./graph.js";
 
-const MAX_REFERENCES = 9;
 const OURS = "DreamOTextEncode";
 // Prompt boxes of the host, which understand placeholders behind DreamO Placeholders. CLIP-L only sees text.
 const HOST_PROMPTS = { CLIPTextEncode: "text", CLIPTextEncodeFlux: "t5xxl" };
@@ -32,7 +30,7 @@ function ownerOf(textarea) {
   return { node: id == null ? null : graph.getNodeById(id), name: null };
 }
 
-/** What can be offered in this text box: placeholders with the nodes they stand for. */
+/** What can be offered in this text box: placeholders with the references they stand for. */
 function choicesFor(textarea) {
   const { node, name } = ownerOf(textarea);
   if (!node) return [];
@@ -87,13 +85,13 @@ class Popup {
   item({ text, reference }, i) {
     const item = document.createElement("li");
     item.setAttribute("role", "option");
-    const source = thumbnail(reference, api);
+    const source = thumbnail(reference);
     const picture = document.createElement(source ? "img" : "i");
     if (source) picture.src = source;
     const name = document.createElement("b");
     name.textContent = text;
     const title = document.createElement("span");
-    title.textContent = reference.title ?? "";
+    title.textContent = label(reference);
     item.append(picture, name, title);
     // A list that appears under a resting mouse is not pointed at.
     item.addEventListener("pointermove", (event) => (event.movementX || event.movementY) && this.select(i));
