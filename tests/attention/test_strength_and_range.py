@@ -1,5 +1,7 @@
 """Strength and start/end percent of each reference, through the sampler."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfy.ldm.flux.math import apply_rope
@@ -8,8 +10,20 @@ from dreamo_routed.dreamo_core.host.reuse import with_policy
 from dreamo_routed.dreamo_core.host.routing import with_routing
 from dreamo_routed.dreamo_core.reuse.policy import ReusePolicy
 from dreamo_routed.dreamo_core.routing.settings import RoutingSettings
+from dreamo_routed.dreamo_core.sequence.percent import in_range
+from dreamo_routed.dreamo_core.sequence.reference import ReferenceConditioning, ReferenceSetting
 from oracles.slow import slow_flux
-from support import apply_dreamo, make_chain, make_conditioning, make_model, make_reference, record, sample, small_flux
+from support import (
+    apply_dreamo,
+    make_chain,
+    make_conditioning,
+    make_embeddings,
+    make_model,
+    make_reference,
+    record,
+    sample,
+    small_flux,
+)
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +227,30 @@ def test_range_that_is_upside_down_is_refused():
 
     with pytest.raises(ValueError, match="start_percent must not be above end_percent"):
         check_range(0.7, 0.2)
+
+
+def test_a_range_has_its_bounds_in_it():
+    """As the host counts them; open at an end that is the whole run's."""
+    to_sigma = lambda percent: 1 - percent  # noqa: E731
+    assert in_range(0.75, 0.25, 0.5, to_sigma) and in_range(0.5, 0.25, 0.5, to_sigma)
+    assert not in_range(0.7500001, 0.25, 0.5, to_sigma) and not in_range(0.4999999, 0.25, 0.5, to_sigma)
+    assert in_range(1e9, 0.0, 0.5, to_sigma) and in_range(-1.0, 0.5, 1.0, to_sigma)
+    assert not in_range(1e9, 0.001, 0.5, to_sigma) and not in_range(-1.0, 0.5, 0.999, to_sigma)
+
+
+def test_conditionings_are_equal_by_value():
+    """Equal ones may share a batch in the host, so everything that acts has to be compared."""
+    one, latent = ReferenceSetting(1), torch.rand(1, 16, 4, 4)
+    made = lambda settings=(one,), embeddings=None, latents=(latent,): ReferenceConditioning(  # noqa: E731
+        settings, embeddings, None, latents
+    )
+    tables = make_embeddings()
+    assert made() == made(latents=(latent.clone(),)) and made() != "something else"
+    assert made(embeddings=tables) == made(embeddings=make_embeddings())
+    assert made(embeddings=tables) != made() and made() != made(embeddings=tables)
+    assert made(embeddings=tables) != made(embeddings=make_embeddings(seed=8))
+    for table in ("task", "index"):
+        changed = replace(tables, **{table: getattr(tables, table) + 1})
+        assert made(embeddings=tables) != made(embeddings=changed)
+    assert made() != made(settings=(replace(one, strength=0.5),)) and made() != made(settings=(one, one))
+    assert made() != made(latents=(latent + 1,)) and made() != made(latents=())

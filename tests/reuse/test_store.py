@@ -85,6 +85,14 @@ def test_fp8_of_zeros_and_outliers():
     assert torch.isfinite(back).all() and (back[0, 0, 0] == 0).all() and back[0, 0, 1, 0] == pytest.approx(1e6)
 
 
+def test_fp8_has_a_scale_for_each_vector():
+    """Keys of one token may be thousands of times as large as another's: one scale for all would flush these to 0."""
+    sizes = torch.tensor([1.0, 1e-3, 1e-6]).view(1, 1, 3, 1)
+    tensor = torch.randn(1, 2, 3, 64, generator=torch.Generator().manual_seed(1)) * sizes
+    back = unpack(pack(tensor, fp8=True), torch.float32)
+    assert ((back - tensor).norm(dim=-1) < 0.05 * tensor.norm(dim=-1)).all()
+
+
 def test_fp8_takes_a_quarter_of_fp32_and_a_scale_a_vector():
     packed = pack(torch.randn(1, 24, 10, 128), fp8=True)
     assert packed.nbytes == 24 * 10 * (128 + 4)

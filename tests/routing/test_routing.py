@@ -797,3 +797,27 @@ def test_words_go_on_the_parts_that_have_them(clip):
     named = DreamORoutingWords.execute(longer + second, clip, PROMPT, "cat").result[0]
     assert words_on(named[:1]) == [(positions_of(text_pieces(clip, PROMPT), "cat"),)]
     assert "model_conds" not in named[1][1]
+
+
+def test_an_extra_first_pass_runs_while_no_conditioning_of_the_call_has_maps():
+    """The host may put a conditioning that has maps and one that has none into one batch: no pass for either then."""
+    run, settings = Run(), RoutingSettings(masks_from="extra first pass")
+    layout, generator = Layout(7, 96, ((103, 119), (119, 134))), torch.Generator().manual_seed(0)
+
+    def call(ids, read):
+        references = [ReferenceSetting(1), ReferenceSetting(2)]
+        options = {"uuids": ids}
+        made = Router(
+            settings, references, RoutingConditioning(), (Block("double", 0),), GRID, len(ids), 7, options, True,
+            torch.device("cpu"), run, 0, lambda: 1.0,
+        )  # fmt: skip
+        wanted = made.wants_pass()
+        if read:
+            q = torch.randn(len(ids), 2, 134, 16, generator=generator)
+            made.query_bias(Block("double", 0), layout, q, q)
+            made.finished()
+        return wanted
+
+    assert call(["a"], True) == "extra first pass"
+    assert call(["a"], False) is None and call(["b"], False) == "extra first pass"
+    assert call(["a", "b"], False) is None and call(["b", "c"], False) == "extra first pass"

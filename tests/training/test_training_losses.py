@@ -1,12 +1,16 @@
 """Eq. 1 to 5 against loops that follow the formulas letter by letter, and their gradients."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from dreamo_routed.dreamo_core.attention.response import response_maps
 from dreamo_routed.dreamo_core.sequence.positions import grid_ids
 from dreamo_routed.dreamo_core.training import flow, losses
+from dreamo_routed.dreamo_core.training.config import Stage
+from dreamo_routed.dreamo_core.training.engine import learning_rate
 
 
 def tensors(*shapes, seed=0):
@@ -124,3 +128,10 @@ def test_gradients_are_those_of_finite_differences():
 def test_weighted_sum():
     parts = {"flow": torch.tensor(2.0), "routing": torch.tensor(3.0)}
     assert losses.weighted_sum(parts, {"flow": 1.0, "routing": 0.5, "placeholder": 9.0}) == 3.5
+
+
+def test_the_learning_rate_warms_up_stays_and_decays():
+    stage = Stage("all", Path("m.jsonl"), 100, {"subject": 1.0}, learning_rate=2.0, warm_up=4, decay=0.2)
+    rates = [learning_rate(stage, step) for step in (0, 1, 3, 4, 50, 80, 90, 99)]
+    assert rates == pytest.approx([0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 1.0, 0.1])
+    assert learning_rate(replace(stage, warm_up=0, decay=0.0), 0) == learning_rate(stage, 50) == 2.0
