@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+import torch
+
 Value = TypeVar("Value")
 
 _QK_NORM = re.compile(r"((?:query|key)_norm\.)(scale|weight)$")
@@ -59,6 +61,11 @@ TOP = {
 
 SWAPPED_ORIGINAL, SWAPPED_DIFFUSERS = "final_layer.adaLN_modulation.1", "norm_out.linear"
 """The only layer whose rows differ: the original has (shift, scale), diffusers has (scale, shift)."""
+
+
+def swap_halves(rows: torch.Tensor) -> torch.Tensor:
+    """(2n, …) with its second half in front: from one order of (shift, scale) to the other, either way."""
+    return torch.cat(rows.chunk(2)[::-1])
 
 
 def released_names(state: Mapping[str, Value]) -> dict[str, Value]:

@@ -10,24 +10,20 @@ from pathlib import Path
 import torch
 
 from ..files import save_whole
+from ..flux import swap_halves
 from ..sequence.embeddings import INDEX_KEY, PLACEHOLDER_KEY, TASK_KEY, Embeddings
 from .lora.collect import listing
+from .lora.keys import XLABS_LAYERS
 from .lora.layer import LoraLayer
 from .lora.peft_settings import CONFIG_NAME, WEIGHTS_NAME
 from .lora.regroup import fuse_qkv, split_fused
 from .lora.slots import Slot, diffusers_name
 from .read import EMBEDDINGS_NAME
 
-# Released keys, per original layer. The prefix is free by the format; this is the usual one.
-_RELEASED = {
-    "img_attn.qkv": "qkv_lora1",
-    "txt_attn.qkv": "qkv_lora2",
-    "img_attn.proj": "proj_lora1",
-    "txt_attn.proj": "proj_lora2",
-    "linear1[qkv]": "qkv_lora",
-    "linear2": "proj_lora",
-}
+_RELEASED = {str(Slot(*layer)): f"{what}_lora{stream}" for (_, what, stream), layer in XLABS_LAYERS.items()}
+"""Released names by original layer."""
 _RELEASED_PREFIX = "lora_unet"
+"""Free by the format; this is the usual one."""
 
 
 def embedding_tensors(embeddings: Embeddings) -> dict[str, torch.Tensor]:
@@ -139,7 +135,7 @@ def write_peft_folder(folder: Path, layers: Mapping[Slot, LoraLayer], embeddings
 
 def _peft_tensors(module: str, layer: LoraLayer, swapped: bool, with_bias: bool) -> dict[str, torch.Tensor]:
     def own_order(rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat(rows.chunk(2)[::-1]) if swapped else rows
+        return swap_halves(rows) if swapped else rows
 
     # Cloned where q, k and v share one: the format refuses tensors that share memory.
     tensors = {f"{module}.lora_A.weight": layer.down.clone(), f"{module}.lora_B.weight": own_order(layer.up)}

@@ -10,7 +10,7 @@ import re
 
 import torch
 
-from ..flux import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP, released_names
+from ..flux import DOUBLE, SINGLE, SWAPPED_DIFFUSERS, SWAPPED_ORIGINAL, TOP, released_names, swap_halves
 
 State = dict[str, torch.Tensor]
 
@@ -26,10 +26,6 @@ _SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k
 def _blocks(state: State, pattern: str) -> int:
     numbers = [int(match[1]) for key in state if (match := re.match(pattern, key))]
     return max(numbers, default=-1) + 1
-
-
-def swap_halves(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.cat(tensor.chunk(2)[::-1])
 
 
 def _pairs(double: int, single: int):

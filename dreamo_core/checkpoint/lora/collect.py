@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from ...flux import swap_halves
 from .keys import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, UP, LoraKey
 from .layer import Lora, LoraLayer
 from .slots import Slot
@@ -78,10 +79,6 @@ def _check_layer(layer: LoraLayer, roles: dict[str, LoraKey], source: str) -> No
         )
 
 
-def _swap_halves(rows: torch.Tensor | None) -> torch.Tensor | None:
-    return None if rows is None else torch.cat(rows.chunk(2)[::-1])
-
-
 def _read_layer(
     roles: dict[str, LoraKey], tensor: Callable[[str], torch.Tensor], alpha_rule: AlphaRule | None, source: str
 ) -> LoraLayer:
@@ -98,7 +95,7 @@ def _read_layer(
         raise ValueError(f"{source}: {roles[ALPHA].name} has shape {tuple(alpha.shape)}, expected a single number.")
     down, up, magnitude, bias = tensors[DOWN], tensors[UP], tensors.get(MAGNITUDE), tensors.get(BIAS)
     if roles[UP].place.swapped:
-        up, magnitude, bias = _swap_halves(up), _swap_halves(magnitude), _swap_halves(bias)
+        up, magnitude, bias = (None if rows is None else swap_halves(rows) for rows in (up, magnitude, bias))
     if alpha is not None:
         scale_numerator = float(alpha)
     elif alpha_rule is not None:

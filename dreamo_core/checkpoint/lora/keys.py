@@ -50,7 +50,7 @@ _TAILS = tuple(
 _XLABS = re.compile(
     r"^(?:.*[._])?(double|single)_blocks[._](\d+)[._](?:.*[._])?(qkv|proj)_lora([12]?)\.(?:(down|up)\.weight|(alpha))$"
 )
-_XLABS_LAYERS = {
+XLABS_LAYERS = {
     ("double", "qkv", "1"): ("img_attn.qkv", ""),
     ("double", "qkv", "2"): ("txt_attn.qkv", ""),
     ("double", "proj", "1"): ("img_attn.proj", ""),
@@ -68,7 +68,7 @@ def _read_xlabs(name: str) -> LoraKey | None:
     if match is None:
         return None
     kind, number, what, stream, role, alpha = match.groups()
-    layer = _XLABS_LAYERS.get((kind, what, stream))
+    layer = XLABS_LAYERS.get((kind, what, stream))
     if layer is None:
         return None
     place = Place(Slot(f"{kind}_blocks.{int(number)}.{layer[0]}", layer[1]))
