@@ -7,7 +7,7 @@ from ..dreamo_core.host.folders import register_model_folder
 # Before the loader's schema asks for the files in it.
 register_model_folder()
 
-from ..minidreamo.host.nodes import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO  # noqa: E402
+from ..minidreamo.host.nodes import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO, DreamOExamplePicture  # noqa: E402
 from .apply import DreamOApply  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
@@ -49,6 +49,7 @@ class DreamOExtension(ComfyExtension):
             DreamODemoModels,
             DreamODemoControlNet,
             DreamODemoUSO,
+            DreamOExamplePicture,
         ]
 
 

@@ -35,6 +35,7 @@ ALIASES = {
     "DreamOPlaceholders": "ref#1, placeholder token, reference token, trigger word, patch clip",
     "DreamOTextEncode": "clip text encode, flux text encode, prompt, ref#1, placeholder token, reference token",
     "DreamODemoModels": "test models, random weights, mini world, try without download",
+    "DreamOExamplePicture": "example image, sample image, load image, try without download",
     "DreamODemoUSO": "test uso, random weights, try without download",
     "DreamODemoControlNet": "test controlnet, random weights, try without download",
 }

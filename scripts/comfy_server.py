@@ -33,21 +33,31 @@ class Server(ComfyClient):
     Args:
         base: ComfyUI base directory; the pack is linked into its custom_nodes.
         threads: number of CPU threads, or None for torch's default.
+        link: False where the pack lies in `base` already.
     """
 
-    def __init__(self, base: Path, port: int | None = None, threads: int | None = None, start_timeout: float = 180):
+    def __init__(
+        self,
+        base: Path,
+        port: int | None = None,
+        threads: int | None = None,
+        start_timeout: float = 180,
+        link: bool = True,
+    ):
         self.base, self.port, self.threads, self.start_timeout = base, port or free_port(), threads, start_timeout
+        self.link = link
         super().__init__(f"http://127.0.0.1:{self.port}")
         self.log_file = base / "server.log"
         self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> Server:
-        host.link_pack(self.base)
+        if self.link:
+            host.link_pack(self.base)
         environment = dict(os.environ)
         if self.threads:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         with open(self.log_file, "w") as log:
-            command = host.server_command(self.base, self.port)
+            command = host.server_command(self.base, self.port, interpreter=sys.executable)
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             self._wait_until_ready()

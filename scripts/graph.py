@@ -34,7 +34,7 @@ COLUMN_GAP, ROW_GAP, GROUP_GAP = 50, 70, 50
 NODE_TITLE, GROUP_TITLE, GROUP_PADDING = 30, 50, 15
 SHOWS_PICTURES = {
     "LoadImage", "SaveImage", "PreviewImage", "MaskPreview", "DreamOReference", "DreamOReferences",
-    "DreamOReferenceBatch", "DreamORoutedSampler", "DreamORoutingPreview",
+    "DreamOReferenceBatch", "DreamOExamplePicture", "DreamORoutedSampler", "DreamORoutingPreview",
 }  # fmt: skip
 
 

@@ -9,7 +9,6 @@ the same seeds follow once more, routed, and the regions that routing found in t
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from PIL import Image, ImageDraw, ImageOps
 
 REPO = Path(__file__).resolve().parent.parent
 MINI = REPO / "minidreamo"
-DREAMO_NAME = "minidreamo.safetensors"
 SEEDS = (1, 2, 3)
 CELL = 144
 
@@ -58,20 +56,17 @@ def prompt_for(
     """An API prompt: demo models, DreamO, references, one picture of 96 × 96; with a routing node, its regions too."""
     nodes: dict[str, Any] = {
         "models": {"class_type": "DreamODemoModels", "inputs": {"seed": 0, "weights": "mini world"}},
-        "dreamo": {
-            "class_type": "DreamOLoader",
-            "inputs": {"dreamo_name": DREAMO_NAME, "strength": 1.0, "model": ["models", 0]},
-        },
         "text": {
             "class_type": "DreamOTextEncode",
-            "inputs": {"clip": ["models", 1], "dreamo_model": ["dreamo", 0], "prompt": text, "guidance": 3.5},
+            "inputs": {"clip": ["models", 1], "dreamo_model": ["models", 3], "prompt": text, "guidance": 3.5},
         },
         "empty": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 1], "text": ""}},
         "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 96, "height": 96, "batch_size": 1}},
     }
     chain = None
     for n, name in enumerate(references):
-        nodes[f"image{n}"] = {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}}
+        picture = {"picture": f"mini world: {name}"}
+        nodes[f"image{n}"] = {"class_type": "DreamOExamplePicture", "inputs": picture}
         inputs = {
             "image": [f"image{n}", 0], "vae": ["models", 2], "task": task, "resolution": 48, "strength": 1.0,
             "start_percent": 0.0, "end_percent": 1.0,
@@ -84,11 +79,11 @@ def prompt_for(
     nodes["apply"] = {
         "class_type": "DreamOApply",
         "inputs": {
-            "model": ["dreamo", 1],
+            "model": ["models", 4],
             "positive": ["text", 0],
             "references": chain,
-            "dreamo_model": ["dreamo", 0],
-        },  # fmt: skip
+            "dreamo_model": ["models", 3],
+        },
     }
     sampling = {"seed": seed, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     sampling |= {"positive": ["apply", 1], "negative": ["empty", 0], "latent_image": ["latent", 0]}
@@ -109,16 +104,6 @@ def prompt_for(
     nodes["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["models", 2]}}
     nodes["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "mini"}}
     return nodes
-
-
-def install(base: Path) -> None:
-    """Put the mini world's DreamO file and reference pictures where the server looks for them."""
-    pictures, models = base / "input", base / "models" / "dreamo"
-    for folder in (pictures, models):
-        folder.mkdir(parents=True, exist_ok=True)
-    for path in (MINI / "references").glob("*.png"):
-        shutil.copy(path, pictures)
-    shutil.copy(MINI / "weights" / "dreamo.safetensors", models / DREAMO_NAME)
 
 
 @dataclass(frozen=True)
@@ -177,7 +162,6 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
     base = out / "comfyui"
     base.mkdir(parents=True, exist_ok=True)
-    install(base)
     with Server(base) as server:
         sheet(run_rows(server), out / "mini_world.webp")
     print(out / "mini_world.webp")

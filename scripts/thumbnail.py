@@ -7,14 +7,23 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+REPO = Path(__file__).resolve().parent.parent
+# Of DreamO Example Picture; a name says which.
+EXAMPLES = {"mini world: ": REPO / "minidreamo" / "references", "": REPO / "pictures"}
 SIDE, GAP = 512, 12
 BACKGROUND = "#262626"
 
 
-def input_pictures(workflow: dict[str, Any]) -> list[str]:
-    """Names of the pictures that the graph loads, each once."""
-    names = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "LoadImage"]
-    return list(dict.fromkeys(names))
+def input_pictures(workflow: dict[str, Any], input_folder: Path) -> list[Path]:
+    """Files of the pictures that the graph loads, each once."""
+    found = []
+    for node in workflow["nodes"]:
+        if node["type"] == "LoadImage":
+            found.append(input_folder / node["widgets_values"][0])
+        elif node["type"] == "DreamOExamplePicture":
+            _, mini, name = node["widgets_values"][0].rpartition("mini world: ")
+            found += EXAMPLES[mini].glob(f"{name}.*")
+    return list(dict.fromkeys(found))
 
 
 def thumbnail(graph: Image.Image, inputs: list[Image.Image]) -> Image.Image:
@@ -34,5 +43,5 @@ def thumbnail(graph: Image.Image, inputs: list[Image.Image]) -> Image.Image:
 
 def save_thumbnail(workflow: dict[str, Any], graph: Image.Image, input_folder: Path, target: Path) -> None:
     """Write the thumbnail as the JPEG that the front end asks for."""
-    inputs = [Image.open(input_folder / name) for name in input_pictures(workflow)]
+    inputs = [Image.open(path) for path in input_pictures(workflow, input_folder)]
     thumbnail(graph, inputs).save(target, quality=82, optimize=True)

@@ -15,6 +15,7 @@ import comfy.text_encoders.flux
 import torch
 from safetensors import safe_open
 
+from ...dreamo_core.checkpoint import DreamOModel, load_dreamo_model
 from ...dreamo_core.flux import host_names
 from ..autoencoder import BlockAutoencoder
 from .small_models import FLUX_CONFIG, VAE_CONFIG, make_flux
@@ -24,19 +25,20 @@ TEXT_TOKENS = 36
 """T5 tokens a prompt is padded to, as in training."""
 
 
+def _path(name: str) -> Path:
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        raise ValueError(f"The mini world's {path} is missing; install the pack again, or use random weights.")
+    return path
+
+
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Float32 tensors and the config of one of the mini world's files.
 
     Raises:
         ValueError: the file is not there.
     """
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.exists():
-        raise ValueError(
-            f"The mini world's {path} is missing; it comes with the repository, not with the "
-            "registry's archive: clone the repository, or use random weights."
-        )
-    with safe_open(path, "pt") as file:
+    with safe_open(_path(name), "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}
         return tensors, json.loads((file.metadata() or {}).get("config", "{}"))
 
@@ -61,6 +63,11 @@ def mini_flux() -> Any:
     flux.load_state_dict(host_names(state, flux.state_dict().keys()))
     load_device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device, comfy.model_management.unet_offload_device())
+
+
+def mini_dreamo() -> DreamOModel:
+    """The mini world's DreamO file: embeddings, placeholders and LoRA."""
+    return load_dreamo_model(_path("dreamo"))
 
 
 def mini_text_encoders() -> Any:

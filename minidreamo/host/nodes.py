@@ -1,8 +1,10 @@
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
+from ...dreamo_core.host.lora import with_loras
 from ...nodes.aliases import search_aliases
 from ...nodes.checks import checked
-from . import mini_world, small_models
+from ...nodes.types import DreamOModelType
+from . import examples, mini_world, small_models
 
 SEED = io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the weights.")
 
@@ -28,21 +30,66 @@ class DreamODemoModels(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "random: made from the seed, every picture is noise. mini world: trained on emoji with this "
-                        "pack's own trainer, for pictures of 96 × 96 and references of 48 × 48; its "
-                        "DreamO file is minidreamo/weights/dreamo.safetensors."
+                        "pack's own trainer, for pictures of 96 × 96 and references of 48 × 48."
                     ),
                 ),
             ],
-            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
+            outputs=[
+                io.Model.Output("model"),
+                io.Clip.Output("clip"),
+                io.Vae.Output("vae"),
+                DreamOModelType.Output("dreamo_model", tooltip="Goes to DreamO Text Encode and DreamO Apply."),
+                io.Model.Output(
+                    "model_with_dreamo",
+                    tooltip="The model with DreamO's LoRA, as Load DreamO and DreamO Model Stack give it. With random "
+                    "weights there is no LoRA.",
+                ),
+            ],
         )
 
     @classmethod
     @checked
     def execute(cls, seed, weights="random") -> io.NodeOutput:
         if weights == "mini world":
-            return io.NodeOutput(mini_world.mini_flux(), mini_world.mini_text_encoders(), mini_world.MiniVae())
+            flux, dreamo = mini_world.mini_flux(), mini_world.mini_dreamo()
+            clip, vae = mini_world.mini_text_encoders(), mini_world.MiniVae()
+            return io.NodeOutput(flux, clip, vae, dreamo, with_loras(flux, [(dreamo.lora, 1.0)]))
         flux = small_models.small_flux(seed, **small_models.DEMO_FLUX_CONFIG)
-        return io.NodeOutput(flux, small_models.small_text_encoders(seed), small_models.small_vae(seed))
+        dreamo = small_models.small_dreamo(seed, **small_models.DEMO_FLUX_CONFIG)
+        clip, vae = small_models.small_text_encoders(seed), small_models.small_vae(seed)
+        return io.NodeOutput(flux, clip, vae, dreamo, flux)
+
+
+class DreamOExamplePicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DreamOExamplePicture",
+            display_name="DreamO Example Picture",
+            **search_aliases("DreamOExamplePicture"),
+            category="DreamO/demo",
+            description=(
+                "A picture that comes with the pack, with the outputs of Load Image: put that in its place for a "
+                "picture of your own."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(examples.pictures()),
+                    tooltip="Those of the mini world are drawings that its weights have never seen, of 48 × 48.",
+                )
+            ],
+            outputs=[
+                io.Image.Output("image_out", display_name="image"),
+                io.Mask.Output("mask_out", display_name="mask", tooltip="White where the picture is transparent."),
+            ],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, picture) -> io.NodeOutput:
+        image, mask = examples.load(picture)
+        return io.NodeOutput(image, mask, ui=ui.PreviewImage(image, cls=cls))
 
 
 class DreamODemoControlNet(io.ComfyNode):

@@ -26,6 +26,10 @@ import comfy.text_encoders.flux
 import folder_paths
 import torch
 
+from ...dreamo_core.checkpoint import DreamOModel
+from ...dreamo_core.flux import MAX_REFERENCES
+from ...dreamo_core.sequence.embeddings import PLACEHOLDER_ROWS, Embeddings
+
 FLUX_CONFIG = {
     "image_model": "flux",
     "in_channels": 16,
@@ -184,6 +188,17 @@ def small_text_encoders(seed: int = 0) -> Any:
     clip = comfy.sd.CLIP(target, model_options={**TEXT_CONFIG, "dtype": torch.float32})
     randomize(clip.cond_stage_model, seed)
     return clip
+
+
+def small_dreamo(seed: int = 0, **config: Any) -> DreamOModel:
+    """A DreamO file's embeddings with random weights, and no LoRA; `config` as for the model they are for."""
+    hidden, text = ({**FLUX_CONFIG, **config}[name] for name in ("hidden_size", "context_in_dim"))
+    generator = torch.Generator().manual_seed(seed)
+    task, index, placeholders = (
+        torch.randn(rows, width, generator=generator) * 0.5
+        for rows, width in ((2, hidden), (MAX_REFERENCES + 1, hidden), (PLACEHOLDER_ROWS, text))
+    )
+    return DreamOModel(Path("random weights"), Embeddings(task, index, placeholders))
 
 
 def small_controlnet(layout: str = "xlabs", seed: int = 0, **config: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .combined import inpaint_subject, reference_controlnet_upscale, upscale_with_references
+from .first import a_first_picture
 from .presets import low_vram, quality_v1_1
 from .several import (
     batch_of_prompts,
@@ -22,6 +23,7 @@ Builder = Callable[[dict[str, Any]], dict[str, Any]]
 WORKFLOWS: dict[str, Builder] = {
     build.__name__: build
     for build in (
+        a_first_picture,
         subject,
         identity,
         try_on_with_identity,

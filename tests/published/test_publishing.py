@@ -69,8 +69,14 @@ def test_the_archive_holds_what_is_needed(published):
 
 def test_the_archive_holds_nothing_else(published):
     # Of the mini world what the demo nodes need, not its training.
-    mini = ("minidreamo/__init__.py", "minidreamo/autoencoder.py", "minidreamo/host/", "minidreamo/weights/")
-    allowed = ("nodes/", "dreamo_core/", "workflows/", "web/", "locales/", *mini)
+    mini = (
+        "minidreamo/__init__.py",
+        "minidreamo/autoencoder.py",
+        "minidreamo/host/",
+        "minidreamo/weights/",
+        "minidreamo/references/",
+    )
+    allowed = ("nodes/", "dreamo_core/", "workflows/", "web/", "locales/", "pictures/", *mini)
     papers = {"README.md", "LICENSE", "NOTICE", "CHANGELOG.md"}
     top_level = {"__init__.py", "install.py", "pyproject.toml", "requirements.txt", *papers}
     assert not [name for name in published if name not in top_level and not name.startswith(allowed)]
