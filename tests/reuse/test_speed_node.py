@@ -63,7 +63,7 @@ def test_the_model_given_is_left_alone(flux):
 
 
 def test_other_models_are_refused_by_name():
-    with pytest.raises(ValueError, match="need a FLUX.1 model, got Chroma"):
+    with pytest.raises(ValueError, match="need a FLUX.1 or FLUX.2 model, got Chroma"):
         speed(small_chroma())
 
 

@@ -633,7 +633,7 @@ def test_blocks_that_the_model_does_not_have_are_refused(flux):
 
 def test_routing_wants_flux():
     other = type("Other", (), {"get_model_object": lambda self, name: None, "model": object()})()
-    with pytest.raises(ValueError, match="need a FLUX.1 model, got object"):
+    with pytest.raises(ValueError, match="need a FLUX.1 or FLUX.2 model, got object"):
         DreamORouting.execute(other)
 
 
