@@ -32,3 +32,13 @@ def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mappin
         os.replace(scratch, path)
     finally:
         Path(scratch).unlink(missing_ok=True)
+
+
+def drop_oldest(folder: Path, suffix: str, limit_bytes: int) -> None:
+    """Delete the least recently used files of that suffix until the rest take at most `limit_bytes`, but never all."""
+    files = sorted(folder.glob("*" + suffix), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    total = 0
+    for i, path in enumerate(files):
+        total += path.stat().st_size
+        if i > 0 and total > limit_bytes:
+            path.unlink(missing_ok=True)

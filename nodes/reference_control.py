@@ -6,7 +6,8 @@ from ..dreamo_core.host.flux import with_references
 from ..dreamo_core.pictures.picture import TASKS
 from ..dreamo_core.sequence.percent import check_range
 from .aliases import search_aliases
-from .widgets import check_number, percent_inputs, strength_input
+from .checks import checked
+from .widgets import percent_inputs, strength_input
 
 
 class DreamOReferenceControl(io.ComfyNode):
@@ -53,9 +54,9 @@ class DreamOReferenceControl(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, conditioning, reference, strength, start_percent, end_percent, task) -> io.NodeOutput:
         check_range(start_percent, end_percent)
-        check_number("strength", strength, 0.0, 2.0)
         controlled = control_reference(
             conditioning,
             reference,

@@ -113,9 +113,3 @@ def percent_inputs(start_tooltip: str, end_tooltip: str) -> list[io.Float.Input]
         io.Float.Input("start_percent", default=0.0, tooltip=start_tooltip, **limits),
         io.Float.Input("end_percent", default=1.0, tooltip=end_tooltip, **limits),
     ]
-
-
-def check_number(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless a number lies in its range; NaN passes the host's own check."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .layout import Block, Layout
@@ -21,6 +23,18 @@ class AttentionHook:
     ) -> tuple[Layout, torch.Tensor, torch.Tensor]:
         """Layout, keys and values to attend to; may add or replace some."""
         return layout, k, v
+
+    def attend(
+        self,
+        call: Callable[..., torch.Tensor],
+        block: Block,
+        layout: Layout,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """The result of attention (b, l, heads · d) in place of what `call(q, k, v)` would give, or None."""
+        return None
 
     def query_bias(self, block: Block, layout: Layout, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor | None:
         """Bias of each query towards each reference's keys, natural log: (b or 1, queries, references), or None."""

@@ -22,6 +22,7 @@ from ..sampling.families.family import Family
 from ..sampling.families.flux1 import FLUX1
 from ..sampling.schedule import TIMESTEPS
 from ..sequence.embeddings import Embeddings
+from .fingerprint import fingerprint
 
 
 def attention_for_bias(attention: Callable, form: str) -> Callable:
@@ -71,7 +72,7 @@ def replaced_forward(flux: Any) -> str | None:
     return None
 
 
-_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, replaced_forward)
+_apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, replaced_forward, fingerprint)
 
 
 def check_family(model: Any, allowed: Sequence[Family] = FAMILIES) -> Family:

@@ -38,6 +38,11 @@ def picture_cache_folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / "dreamo_pictures"
 
 
+def constant_store_folder() -> Path:
+    """Where keys and values of references are kept, also when the server starts anew."""
+    return Path(folder_paths.get_user_directory()) / "dreamo_keys_and_values"
+
+
 def input_pictures() -> list[str]:
     """Names of the pictures directly in ComfyUI's input folder."""
     return [path.name for path in pictures_in(Path(folder_paths.get_input_directory()))]

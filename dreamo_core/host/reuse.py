@@ -10,9 +10,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calculate_sigmas
 
+from ..reuse.constant import ConstantStore
 from ..reuse.cost import ModelShape, Tokens, describe, store_bytes
 from ..reuse.policy import ReusePolicy
-from ..run.keys import CONDITIONING_KEY, POLICY_KEY, WRAPPER_KEY
+from ..run.keys import CONDITIONING_KEY, POLICY_KEY, STORE_KEY, WRAPPER_KEY
 from ..sampling.apply_model import kept_of, plain_references
 from ..sequence.positions import token_grid
 from ..sequence.reference import ReferenceConditioning, References, conditioning_for
@@ -95,10 +96,13 @@ def make_prepare_sampling_wrapper(settings: ReusePolicy):
     return prepare_sampling
 
 
-def with_policy(model: Any, settings: ReusePolicy) -> Any:
+def with_policy(model: Any, settings: ReusePolicy, store: ConstantStore | None = None) -> Any:
     """A clone of the ModelPatcher on which references cost what the settings say; before or after DreamO Apply.
 
     Plain references of stock nodes (UNO, USO, Kontext, FLUX.2) become cheap too.
+
+    Args:
+        store: for "constant": where keys and values are kept between runs; None to keep them for one run.
 
     Raises:
         ValueError: of no family that references work on.
@@ -109,5 +113,5 @@ def with_policy(model: Any, settings: ReusePolicy) -> Any:
         model = with_wrapper(model, WrappersMP.PREPARE_SAMPLING, key, make_prepare_sampling_wrapper(settings))
     else:
         model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, key)
-    model.model_options["transformer_options"][POLICY_KEY] = settings
+    model.model_options["transformer_options"] |= {POLICY_KEY: settings, STORE_KEY: store}
     return model

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import save_whole
+from ..files import drop_oldest, save_whole
 from .picture import Picture
 
 LIMIT_BYTES = 512 * 2**20
@@ -44,7 +44,7 @@ def cached_picture(folder: Path, key: str, make: Callable[[], Picture], limit_by
     picture = make()
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, picture)
-    _drop_oldest(folder, limit_bytes)
+    drop_oldest(folder, SUFFIX, limit_bytes)
     return picture
 
 
@@ -63,12 +63,3 @@ def _read(path: Path) -> Picture | None:
 def _write(path: Path, picture: Picture) -> None:
     tensors = {"pixels": picture.pixels} | ({} if picture.keep is None else {"keep": picture.keep})
     save_whole(tensors, path, {"note": picture.note})
-
-
-def _drop_oldest(folder: Path, limit_bytes: int) -> None:
-    files = sorted(folder.glob("*" + SUFFIX), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    total = 0
-    for i, path in enumerate(files):
-        total += path.stat().st_size
-        if i > 0 and total > limit_bytes:
-            path.unlink(missing_ok=True)

@@ -122,6 +122,23 @@ class ReferenceCache:
         self._entries.clear()
 
 
+def beside_kept(
+    layout: Layout,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    old_k: torch.Tensor,
+    old_v: torch.Tensor,
+    references: Sequence[int],
+) -> tuple[Layout, torch.Tensor, torch.Tensor]:
+    """Layout, keys and values with kept ones behind a call's own; `references` are the numbers of keys of each."""
+    spans, start = [], k.shape[2]
+    for length in references:
+        spans.append((start, start + length))
+        start += length
+    layout = Layout(layout.text, layout.image, tuple(spans))
+    return layout, torch.cat((k, old_k), dim=2), torch.cat((v, old_v), dim=2)
+
+
 class Reuse(AttentionHook):
     """One call's part in it: either a refresh, which writes, or a reuse, which reads.
 
@@ -154,12 +171,7 @@ class Reuse(AttentionHook):
             return layout, k, v
         pairs = [entry.shelf.read(block, k) for entry in self.entries]
         old_k, old_v = pairs[0] if len(pairs) == 1 else (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        spans, start = [], k.shape[2]
-        for length in self.references:
-            spans.append((start, start + length))
-            start += length
-        layout = Layout(layout.text, layout.image, tuple(spans))
-        return layout, torch.cat((k, old_k), dim=2), torch.cat((v, old_v), dim=2)
+        return beside_kept(layout, k, v, old_k, old_v, self.references)
 
     def _write(self, block: Block, layout: Layout, k: torch.Tensor, v: torch.Tensor) -> None:
         start, end = layout.references[0][0], layout.references[-1][1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .policy import ReusePolicy, refresh_is_due
+from .policy import CONSTANT, ReusePolicy, refresh_is_due
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,23 @@ def reuse_ratio(shape: ModelShape, tokens: Tokens) -> float:
     return step_macs(shape, plain, plain + tokens.references) / step_macs(shape, plain, plain)
 
 
+def alone_ratio(shape: ModelShape, tokens: Tokens) -> float:
+    """Cost of a pass that runs the references alone, in plain steps."""
+    plain = tokens.text + tokens.image
+    return step_macs(shape, tokens.references, tokens.references) / step_macs(shape, plain, plain)
+
+
 def refreshes(settings: ReusePolicy, sigmas: list[float]) -> int:
     """How many steps of a schedule (n + 1 falling noise levels) run the references.
 
-    "drift" cannot be known before the run; it counts as one refresh.
+    "constant" runs them in none, but once by themselves (`alone_ratio`). "drift" cannot be known before the run; it
+    counts as one refresh.
     """
     steps = sigmas[:-1]
     if not settings.reuses:
         return len(steps)
+    if settings.refresh == CONSTANT:
+        return 0
     count, last = 1, 0
     for step in range(1, len(steps)):
         if refresh_is_due(settings, step, steps[step], last, steps[last], 0.0):
@@ -109,6 +118,10 @@ def describe(shape: ModelShape, tokens: Tokens, settings: ReusePolicy, sigmas: l
         at_least = "at least " if settings.refresh == "drift" else ""
         lines += [
             f"A step that reuses them: {reuse_ratio(shape, tokens):.2f} ×.",
+        ]
+        if settings.refresh == CONSTANT:
+            lines.append(f"Once for these pictures: {alone_ratio(shape, tokens):.2f} × a plain step.")
+        lines += [
             f"Mean of {steps} steps, {at_least}{refreshed} of them with the references: {at_least}{mean:.2f} ×.",
             f"Kept keys and values: {nbytes / 2**20:.0f} MiB on the device.",
         ]

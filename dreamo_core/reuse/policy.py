@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REFRESH_POLICIES = ("always", "every n steps", "sigma distance", "drift", "never")
+CONSTANT = "constant"
+
+REFRESH_POLICIES = ("always", "every n steps", "sigma distance", "drift", "never", CONSTANT)
 
 STORES = ("as computed", "fp8")
 
@@ -20,7 +22,8 @@ class ReusePolicy:
         margin: tokens around the subject that stay.
         keep_ratio: part of the other background tokens that stay anyway, 0 to 1.
         refresh: one of `REFRESH_POLICIES`. "always" runs the whole sequence at each step and keeps nothing; "never"
-            makes keys and values once, at the first step.
+            makes keys and values once, at the first step. "constant" makes them of the references alone, by the rule
+            in `reuse.constant`, and keeps them for other runs.
         interval: of "every n steps", at least 1.
         sigma_distance: of "sigma distance": refreshed when the noise level has moved this far, 0 to 1.
         drift: of "drift": refreshed when the references' features entering the first block's attention have changed
@@ -70,6 +73,7 @@ PRESETS = {
     "exact": EXACT,
     "balanced": ReusePolicy(prune=True, refresh="sigma distance"),
     "fast": ReusePolicy(prune=True, refresh="never", store="fp8"),
+    "constant": ReusePolicy(refresh=CONSTANT),
 }
 """Chosen by `benchmarks/reference_error.py`: for two refreshes in a run, one halfway down the noise levels errs least,
 and a margin of one token keeps most of what pruning would cost."""

@@ -27,6 +27,10 @@ class Packed:
         return [self.values] if self.scale is None else [self.values, self.scale]
 
 
+Pairs = dict[Block, tuple[Packed, Packed]]
+"""Keys and values by block."""
+
+
 def supports_fp8(device: torch.device) -> bool:
     """Whether a device converts to and from fp8; Apple's does not."""
     return device.type in ("cpu", "cuda", "xpu")
@@ -111,7 +115,7 @@ class Shelf:
 
     def __init__(self, fp8: bool, low_memory: bool):
         self.fp8, self.low_memory = fp8, low_memory
-        self._pairs: dict[Block, tuple[Packed, Packed]] = {}
+        self._pairs: Pairs = {}
         self._ahead: dict[Block, tuple[tuple[Packed, Packed], torch.cuda.Event | None]] = {}
         self._mover: Mover | None = None
 
@@ -159,6 +163,22 @@ class Shelf:
             pair = self._mover.finish_back(*moved)
         k, v = (unpack(packed, like.dtype).to(like.device) for packed in pair)
         return k, v
+
+    def copies(self) -> Pairs:
+        """Everything that is stored, copied to the computer's memory."""
+        if self._mover is not None:
+            self._mover.close()
+        copy = lambda packed: Packed(*(t.to("cpu", copy=True) for t in packed.tensors()))  # noqa: E731
+        return {block: (copy(k), copy(v)) for block, (k, v) in self._pairs.items()}
+
+    def fill(self, pairs: Pairs, device: torch.device) -> None:
+        """Keep what `copies` gave, for a model on that device."""
+        if self.low_memory:
+            self._mover = Mover(device)
+            self._pairs = {block: tuple(self._mover.away(p, None) for p in pair) for block, pair in pairs.items()}
+        else:
+            there = lambda packed: Packed(*(t.to(device, copy=True) for t in packed.tensors()))  # noqa: E731
+            self._pairs = {block: (there(k), there(v)) for block, (k, v) in pairs.items()}
 
     def close(self) -> None:
         if self._mover is not None:

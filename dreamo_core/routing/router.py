@@ -193,6 +193,11 @@ class Router(AttentionHook):
             )
         return wanted
 
+    def knows_nothing(self) -> bool:
+        """Whether references seek their regions, not by words alone, and no map of theirs has been read yet."""
+        seeks = self._reading and self._settings.source != "words"
+        return seeks and not any(self._key(id_) in self._state.averages for id_ in self._ids)
+
     def _word(self, number: int) -> tuple[int, ...]:
         """Positions of a reference's word among the conditioning's text tokens; empty if it has none."""
         return self._entry.words[number - 1] if number <= len(self._entry.words) else ()

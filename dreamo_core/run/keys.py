@@ -22,6 +22,8 @@ RECORDER_KEY = "dreamo_routing_recorder"
 """In a model's `transformer_options`: the `routing.record.Recorder` that maps are copied to."""
 POLICY_KEY = "dreamo_reuse_policy"
 """In a model's `transformer_options`: its `reuse.policy.ReusePolicy`."""
+STORE_KEY = "dreamo_constant_store"
+"""In a model's `transformer_options`: its `reuse.constant.ConstantStore`."""
 
 WRAPPER_KEY = "dreamo_routed"
 """Of our wrappers on a model ("dreamo" is the original pack's)."""

@@ -20,10 +20,10 @@ import torch
 from ..attention.hook import AttentionHook
 from ..attention.strength import Strength
 from ..reuse.cache import ReferenceCache, Reuse, plan
-from ..reuse.policy import EXACT, ReusePolicy
+from ..reuse.policy import CONSTANT, EXACT, ReusePolicy
 from ..routing.regions import RoutingConditioning
 from ..routing.router import make_router
-from ..run.keys import CONDITIONING_KEY, POLICY_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, RUN_KEY
+from ..run.keys import CONDITIONING_KEY, POLICY_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, RUN_KEY, STORE_KEY
 from ..run.memo import Memo
 from ..run.run import Run
 from ..sequence.placed import PlacedReference
@@ -31,6 +31,7 @@ from ..sequence.positions import AS_TRAINED, Grid, ImagePositions, diagonal_offs
 from ..sequence.pruning import kept_tokens
 from ..sequence.reference import ReferenceConditioning, ReferenceSetting
 from ..sequence.tokens import ReferenceSequence
+from .constant import ReferencePass, constant_keys
 from .families import family_of
 from .families.family import DIAGONAL, TIMESTEP_ZERO
 
@@ -228,7 +229,7 @@ def announcer(run: Run) -> Callable[[str], None]:
     return announce
 
 
-def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forward):
+def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forward, fingerprint):
     """The wrapper for the host's APPLY_MODEL hook.
 
     Args:
@@ -236,6 +237,7 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         first_modulation: maps the host's model, its family, noise level and conditioning to (scale, shift) of the
             first block.
         replaced_forward: says whose forward pass a Flux runs, None for the host's own.
+        fingerprint: names the weights of the host's model.
     """
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -280,7 +282,6 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         placed = [reference for reference in entering if reference.tokens]
         level = torch.zeros_like(t) if method == TIMESTEP_ZERO else t
         modulation = lambda: first_modulation(model, family, level, **kwargs)  # noqa: E731
-        reuse = plan_reuse(sigma, x, active, placed, options, run, place, modulation)
         settings = [reference.setting for reference in placed]
         grid, context = token_grid(*x.shape[-2:], patch), c_crossattn.shape[1]
         entry = entry.named_by(conditioning.placeholders, len(conditioning.settings))
@@ -294,17 +295,28 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
             count,
             entering,
             conditioning.embeddings,
-            hooks if reuse is None else [reuse, *hooks],
+            hooks,
             options.get("optimized_attention_override"),
             choose_attention,
-            in_sequence=reuse is None or reuse.refresh,
             memo=memo,
-            watch=None if reuse is None else reuse.watch,
             form=options[ROUTING_KEY].form if ROUTING_KEY in options else "auto",
             announce=announcer(run),
             noise_row=conditioning.noise_row,
         )
         seen = [latents[n] for n in active] if positions is not None else latents
+        constant = reuse = None
+        if policy.refresh == CONSTANT:
+            alone = ReferencePass(executor, x, t, c_crossattn, options, kwargs, sequence, seen, method, patch)
+            uuids = options.get("uuids")
+            which = uuids and (tuple(uuids), place, tuple(entering), x.shape[0], x.device)
+            weights = lambda: run.part("fingerprint", lambda: fingerprint(model))  # noqa: E731
+            constant = constant_keys(alone, policy, options.get(STORE_KEY), run, sum(depths), weights, which)
+        if constant is None:
+            reuse = plan_reuse(sigma, x, active, placed, options, run, place, modulation)
+        if constant is not None:
+            sequence = replace(sequence, hooks=[constant, *hooks], in_sequence=False)
+        elif reuse is not None:
+            sequence = replace(sequence, hooks=[reuse, *hooks], in_sequence=reuse.refresh, watch=reuse.watch)
         with_references = {**kwargs, "ref_latents": seen, "ref_latents_method": method}
 
         def call(sequence: ReferenceSequence) -> torch.Tensor:
@@ -316,6 +328,9 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
             return result
 
         wanted = router.wants_pass() if router is not None else None
+        if constant is not None and wanted is None and router is not None and router.knows_nothing():
+            # No reference is ever among the queries, so its map has to come from a pass of its own.
+            wanted = "extra first pass"
         if entry.regions and entry.area is None and run.latent_size not in (None, tuple(x.shape[-2:])):
             say_that_tiles_have_no_place(run)
         # What is kept from step to step is none of these passes' business.

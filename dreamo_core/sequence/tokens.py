@@ -188,6 +188,10 @@ class ReferenceSequence:
         hooks = [p for p in self.hooks if p.needed()]
         for hook in hooks:
             layout, k, v = hook.keys(block, layout, q, k, v)
+        for hook in hooks:
+            answer = hook.attend(call, block, layout, q, k, v)
+            if answer is not None:
+                return answer
         if mask is not None:
             mask = widened_mask(mask, q.shape[2], k.shape[2])
         biases = [p.query_bias(block, layout, q, k) for p in hooks]
