@@ -1,5 +1,6 @@
 from comfy_api.latest import io
 
+from ..dreamo_core.attention.curve import CURVES, EVEN
 from ..dreamo_core.flux import MAX_REFERENCES
 from ..dreamo_core.host.conditioning import control_reference
 from ..dreamo_core.host.flux import with_references
@@ -19,9 +20,9 @@ class DreamOReferenceControl(io.ComfyNode):
             **search_aliases("DreamOReferenceControl"),
             category="DreamO",
             description=(
-                "Strength and range of one reference that stock nodes put on a conditioning: FLUX.1 Kontext and "
-                "FLUX.2 (dev, klein) with ReferenceLatent, UNO and USO too. One node for each reference; use both "
-                "outputs. DreamO Region, Routing and Speed work behind it."
+                "Strength, range and detail of one reference that stock nodes put on a conditioning: FLUX.1 Kontext "
+                "and FLUX.2 (dev, klein) with ReferenceLatent, UNO and USO too. One node for each reference; use "
+                "both outputs. DreamO Region, Routing and Speed work behind it."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1, FLUX.1 Kontext or FLUX.2."),
@@ -46,6 +47,28 @@ class DreamOReferenceControl(io.ComfyNode):
                     default="subject",
                     tooltip="For DreamO Routing: a style belongs everywhere and is not confined to a region.",
                 ),
+                io.Float.Input(
+                    "detail",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip=(
+                        "How much of what tells the reference's own parts apart counts: above 1 it is followed more "
+                        "closely, below 1 more loosely. 1 leaves the model alone. Try 0.8 to 1.3."
+                    ),
+                ),
+                io.Combo.Input(
+                    "curve",
+                    options=list(CURVES),
+                    default=EVEN,
+                    tooltip=(
+                        "Strength along sampling and depth, on top of strength. even: the same everywhere. flexible "
+                        "face: weaker early, so the prompt decides pose and expression. style only: hardly anything "
+                        "early and in the first blocks. layout only: gone after the first half. Starting points to "
+                        "try: the numbers are not measured on released weights."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -55,7 +78,9 @@ class DreamOReferenceControl(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, conditioning, reference, strength, start_percent, end_percent, task) -> io.NodeOutput:
+    def execute(
+        cls, model, conditioning, reference, strength, start_percent, end_percent, task, detail, curve
+    ) -> io.NodeOutput:
         check_range(start_percent, end_percent)
         controlled = control_reference(
             conditioning,
@@ -64,5 +89,7 @@ class DreamOReferenceControl(io.ComfyNode):
             start_percent=start_percent,
             end_percent=end_percent,
             task=task,
+            detail=detail,
+            curve=curve,
         )
         return io.NodeOutput(with_references(model), controlled)

@@ -1,7 +1,10 @@
 from comfy_api.latest import io
 
-from ..dreamo_core.host.reuse import expected_cost, with_policy
-from ..dreamo_core.reuse.policy import PRESETS, REFRESH_POLICIES, STORES, ReusePolicy
+from ..dreamo_core.host.folders import constant_store_folder
+from ..dreamo_core.host.reuse import carried_by, expected_cost, with_policy
+from ..dreamo_core.reuse.constant import ConstantStore
+from ..dreamo_core.reuse.policy import CONSTANT, PRESETS, REFRESH_POLICIES, STORES, ReusePolicy
+from ..dreamo_core.sequence.reference import conditioning_for
 from .aliases import search_aliases
 from .checks import checked
 from .types import DreamOReferencesType
@@ -21,10 +24,13 @@ class DreamOSpeed(io.ComfyNode):
             category="DreamO",
             description=(
                 "Makes references cheap: background tokens leave the sequence, and the references' keys and values are "
-                "kept from step to step. Goes anywhere between the model loader and the sampler; UNO and USO too."
+                "kept from step to step. Goes anywhere between the model loader and the sampler; for references of "
+                "stock nodes too (UNO, USO, FLUX.1 Kontext, FLUX.2)."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX.1 model, before or after DreamO Apply."),
+                io.Model.Input(
+                    "model", tooltip="FLUX.1, FLUX.1 Kontext or FLUX.2, anywhere between loader and sampler."
+                ),
                 io.Combo.Input(
                     "preset",
                     options=[*PRESETS, CUSTOM],
@@ -33,7 +39,9 @@ class DreamOSpeed(io.ComfyNode):
                         "Expected time for three 512² references at 1024² in 12 steps, as a factor of plain Flux, if "
                         "half of each reference is background, and error of the latent as a part of the spread between "
                         "seeds (random weights). exact: 1.89, no error. balanced: 1.13, error 5 %. fast: 1.10, error "
-                        "8 %. custom: the settings below, which the other presets ignore."
+                        "8 %. constant: 1.13, by the rule of FLUX.2-klein-9b-kv: references see only each other, and "
+                        "what was made of them serves every run, prompt and seed; other models give another picture. "
+                        "custom: the settings below, which the other presets ignore."
                     ),
                 ),
                 io.Boolean.Input(
@@ -110,6 +118,35 @@ class DreamOSpeed(io.ComfyNode):
                     "height", default=1024, min=16, max=16384, step=8, optional=True, tooltip="For the report only."
                 ),
                 io.Int.Input("steps", default=12, min=1, max=1000, optional=True, tooltip="For the report only."),
+                io.Float.Input(
+                    "keep_share",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "Part of each reference's tokens that stays after the first step: those that the picture looks "
+                        "at most. Needs no mask; with every preset but constant. 1 keeps all."
+                    ),
+                ),
+                io.Float.Input(
+                    "keep_gb",
+                    default=4.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip=(
+                        "constant: how many GB of keys and values are kept for other runs, in the computer's memory "
+                        "and as much in ComfyUI's user folder. 0 keeps them for one run only."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="Instead of the chain, for the report: behind ReferenceLatent or DreamO Apply.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -124,11 +161,28 @@ class DreamOSpeed(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model, preset, low_memory, references=(), width=1024, height=1024, steps=12, **advanced
+        cls,
+        model,
+        preset,
+        low_memory,
+        references=(),
+        width=1024,
+        height=1024,
+        steps=12,
+        keep_share=1.0,
+        keep_gb=4.0,
+        conditioning=None,
+        **advanced,
     ) -> io.NodeOutput:
         chosen = advanced if preset == CUSTOM else vars(PRESETS[preset])
-        settings = ReusePolicy(**{**chosen, "low_memory": low_memory})
-        patched = with_policy(model, settings)
-        if not references:
+        settings = ReusePolicy(**{**chosen, "low_memory": low_memory, "keep_share": keep_share})
+        keeps = settings.refresh == CONSTANT and keep_gb > 0
+        store = ConstantStore(constant_store_folder(), int(keep_gb * 1e9)) if keeps else None
+        patched = with_policy(model, settings, store)
+        if references:
+            carried, latents = conditioning_for(references, None), [r.latent for r in references]
+        elif conditioning is not None:
+            carried, latents = carried_by(conditioning)
+        else:
             return io.NodeOutput(patched, "Connect the chain to `references` to see what it will cost.")
-        return io.NodeOutput(patched, expected_cost(patched, settings, references, width, height, steps))
+        return io.NodeOutput(patched, expected_cost(patched, settings, carried, latents, width, height, steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +17,7 @@ from ..reuse.policy import ReusePolicy
 from ..run.keys import CONDITIONING_KEY, POLICY_KEY, STORE_KEY, WRAPPER_KEY
 from ..sampling.apply_model import kept_of, plain_references
 from ..sequence.positions import token_grid
-from ..sequence.reference import ReferenceConditioning, References, conditioning_for
+from ..sequence.reference import ReferenceConditioning
 from .flux import check_family, with_references, with_wrapper
 
 PAIRS_UNDER_WAY = 2
@@ -45,14 +46,31 @@ def device_bytes(model: Any, tokens: int, settings: ReusePolicy, batch: int = 1)
     return total * min(PAIRS_UNDER_WAY, shape.blocks) // shape.blocks if settings.low_memory else total
 
 
+def carried_by(conditioning: list) -> tuple[ReferenceConditioning, list[torch.Tensor]]:
+    """What a conditioning's first part says about its references, and their latents; ValueError if it has none."""
+    values = conditioning[0][1]
+    latents = values.get("reference_latents")
+    if not latents:
+        raise ValueError(
+            "The conditioning for the report carries no references; connect it behind ReferenceLatent or DreamO Apply."
+        )
+    held = values.get("model_conds", {}).get(CONDITIONING_KEY)
+    return (plain_references(latents) if held is None else held.cond.covering(len(latents))), latents
+
+
 def expected_cost(
-    model: Any, settings: ReusePolicy, references: References, width: int, height: int, steps: int
+    model: Any,
+    settings: ReusePolicy,
+    carried: ReferenceConditioning,
+    latents: Sequence[torch.Tensor],
+    width: int,
+    height: int,
+    steps: int,
 ) -> str:
-    """What a run with this chain costs by the cost model, in words, with text of the usual length."""
-    conditioning = conditioning_for(references, None)
-    tokens = reference_tokens(conditioning, [r.latent for r in references], settings)
+    """What a run with these references costs by the cost model, in words, with text of the usual length."""
     family = check_family(model)
     patch = model.get_model_object("diffusion_model").patch_size
+    tokens = round(settings.keep_share * reference_tokens(carried, latents, settings, patch))
     rows, columns = token_grid(height // family.latent_pixels, width // family.latent_pixels, patch)
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps).tolist()
     sequence = Tokens(family.text_tokens, rows * columns, tokens)

@@ -29,6 +29,8 @@ class ReusePolicy:
         drift: of "drift": refreshed when the references' features entering the first block's attention have changed
             by this part of their norm.
         store: one of `STORES`; fp8 halves bf16 keys and values.
+        keep_share: part of each reference's tokens that stay after the first step, above 0 to 1: those that the picture
+            looks at most. Not with "constant".
         low_memory: whether the store is kept in the computer's memory instead of the device's.
     """
 
@@ -41,6 +43,7 @@ class ReusePolicy:
     drift: float = 0.25
     store: str = "as computed"
     low_memory: bool = False
+    keep_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.refresh not in REFRESH_POLICIES or self.store not in STORES:
@@ -59,6 +62,19 @@ class ReusePolicy:
                 "sigma_distance must lie in 0 to 1 and drift be a number of at least 0, got "
                 f"{self.sigma_distance} and {self.drift}."
             )
+
+        if not 0.0 < self.keep_share <= 1.0:
+            raise ValueError(f"keep_share must be above 0 and at most 1, got {self.keep_share}.")
+        if self.keep_share < 1.0 and self.refresh == CONSTANT:
+            raise ValueError(
+                'keep_share drops tokens by what this picture looks at, and "constant" keeps keys and values for every '
+                "picture; set keep_share to 1 or take another preset."
+            )
+
+    @property
+    def acts(self) -> bool:
+        """Whether references of stock nodes, which have no mask, are treated otherwise than the host does."""
+        return self.reuses or self.keep_share < 1.0
 
     @property
     def reuses(self) -> bool:

@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 
+from ..attention.curve import CURVES
+from ..attention.detail import Detail
 from ..attention.hook import AttentionHook
+from ..attention.looks import Looks
 from ..attention.strength import Strength
 from ..reuse.cache import ReferenceCache, Reuse, plan
 from ..reuse.policy import CONSTANT, EXACT, ReusePolicy
 from ..routing.regions import RoutingConditioning
-from ..routing.router import make_router
+from ..routing.router import make_router, steps_done
 from ..run.keys import CONDITIONING_KEY, POLICY_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, RUN_KEY, STORE_KEY
 from ..run.memo import Memo
 from ..run.run import Run
@@ -211,6 +214,40 @@ def plain_references(latents: list[torch.Tensor] | None) -> ReferenceConditionin
     return ReferenceConditioning(()).covering(len(latents)) if latents else None
 
 
+def strength_of(
+    settings: Sequence[ReferenceSetting],
+    memo: Memo,
+    depths: tuple[int, int],
+    options: dict[str, Any],
+    run: Run,
+    sigma: Callable[[], float],
+) -> Strength:
+    """The strengths of a call's references, with their curves."""
+    sigmas = options.get("sample_sigmas")
+
+    def done() -> float:
+        part = steps_done(run.schedule(sigmas), sigma()) if sigmas is not None else None
+        # Without a schedule the noise level stands for it.
+        return 1.0 - sigma() if part is None else part
+
+    curves = [CURVES[setting.curve] for setting in settings]
+    return Strength([setting.strength for setting in settings], memo, curves, done, depths)
+
+
+def kept_in(entering: Sequence[PlacedReference]) -> list[tuple[int, ...] | None]:
+    return [reference.kept for reference in entering]
+
+
+def kept_of_kept(entering: Sequence[PlacedReference], best: Sequence[tuple[int, ...]]) -> list[tuple[int, ...] | None]:
+    """Which tokens of each reference stay, where `best` counts among those of the active ones that were there."""
+    best = iter(best)
+    result = []
+    for reference in entering:
+        there = range(reference.whole) if reference.kept is None else reference.kept
+        result.append(tuple(there[n] for n in next(best)) if reference.tokens else reference.kept)
+    return result
+
+
 def say_that_tiles_have_no_place(run: Run) -> None:
     if run.once("tiles"):
         logging.warning(
@@ -246,7 +283,7 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         options = transformer_options or {}
         riding, method = kwargs.get("ref_latents") or [], kwargs.get("ref_latents_method")
         policy: ReusePolicy = options.get(POLICY_KEY, EXACT)
-        if conditioning is None and (entry is not None or ROUTING_KEY in options or policy.reuses):
+        if conditioning is None and (entry is not None or ROUTING_KEY in options or policy.acts):
             conditioning = plain_references(riding)
         if conditioning is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
@@ -279,6 +316,15 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         positions = image_positions(options) if method == DIAGONAL else None
         patch, depths = network.patch_size, family.depths(network)
         count, entering = place_references(conditioning, latents, active, x.shape, patch, policy, memo, positions)
+        uuids = options.get("uuids")
+        which = (tuple(uuids or ()), place, tuple(entering), x.shape[0], x.device)
+        looks = None
+        if policy.keep_share < 1.0:
+            chosen: dict = run.part("looked at", dict)
+            looks = Looks() if which not in chosen else None
+            entering = [
+                replace(r, kept=kept) for r, kept in zip(entering, chosen.get(which, kept_in(entering)), strict=True)
+            ]
         placed = [reference for reference in entering if reference.tokens]
         level = torch.zeros_like(t) if method == TIMESTEP_ZERO else t
         modulation = lambda: first_modulation(model, family, level, **kwargs)  # noqa: E731
@@ -289,8 +335,12 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         router = make_router(
             options, settings, entry, depths, grid, x.shape[0], context, x.device, run, place, sigma, patch
         )
-        hooks: list[AttentionHook] = [Strength([setting.strength for setting in settings], memo)]
-        hooks += [router] if router is not None else []
+        hooks: list[AttentionHook] = [
+            strength_of(settings, memo, depths, options, run, sigma),
+            Detail([setting.detail for setting in settings]),
+            *([looks] if looks is not None else []),
+            *([router] if router is not None else []),
+        ]
         sequence = ReferenceSequence(
             count,
             entering,
@@ -307,10 +357,10 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         constant = reuse = None
         if policy.refresh == CONSTANT:
             alone = ReferencePass(executor, x, t, c_crossattn, options, kwargs, sequence, seen, method, patch)
-            uuids = options.get("uuids")
-            which = uuids and (tuple(uuids), place, tuple(entering), x.shape[0], x.device)
             weights = lambda: run.part("fingerprint", lambda: fingerprint(model))  # noqa: E731
-            constant = constant_keys(alone, policy, options.get(STORE_KEY), run, sum(depths), weights, which)
+            constant = constant_keys(
+                alone, policy, options.get(STORE_KEY), run, sum(depths), weights, which if uuids else None
+            )
         if constant is None:
             reuse = plan_reuse(sigma, x, active, placed, options, run, place, modulation)
         if constant is not None:
@@ -343,6 +393,10 @@ def make_apply_model_wrapper(choose_attention, first_modulation, replaced_forwar
         out = call(sequence)
         if reuse is not None:
             reuse.done(sum(depths))
+        if looks is not None:
+            best = looks.best(policy.keep_share, sum(depths))
+            if best is not None:
+                chosen[which] = kept_of_kept(entering, best)
         for hook in hooks:
             hook.finished()
         return out

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..attention.curve import EVEN
 from ..flux import MAX_REFERENCES
 from ..pictures.picture import TASKS, Picture
 from ..text.placeholders import PlaceholderPositions
@@ -61,6 +62,8 @@ class ReferenceSetting:
 
     Attributes:
         foreground: which of its tokens show the subject; None when the whole picture is meant.
+        detail: the deviation of its keys from their mean is multiplied by this, 0 to 3.
+        curve: one of `attention.curve.CURVES`: strength along sampling and depth.
     """
 
     index: int
@@ -69,6 +72,8 @@ class ReferenceSetting:
     end_percent: float = 1.0
     foreground: Foreground | None = None
     task: str = "subject"
+    detail: float = 1.0
+    curve: str = EVEN
 
     @property
     def always(self) -> bool:

@@ -1,6 +1,8 @@
 """References that the host places itself, on small models of its own classes: strength, regions, routing, speed."""
 
 import comfy.ldm.flux.layers
+import comfy.ldm.flux.math
+import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
 import torch
@@ -21,6 +23,7 @@ from support import make_conditioning, record, sample
 from worlds import SIZES, WORLDS, World
 
 CONTROL = {"reference": 1, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "task": "subject"}
+CONTROL |= {"detail": 1.0, "curve": "even"}
 
 
 @pytest.fixture(params=WORLDS, ids=str)
@@ -267,3 +270,51 @@ def test_values_out_of_range_are_errors():
     for values in ({"strength": float("nan")}, {"strength": 3.0}, {"start_percent": 0.5, "end_percent": 0.2}):
         with pytest.raises(ValueError):
             controlled(world.model(), world.positive(1), **values)
+
+
+def test_detail_and_curves_act_and_leave_no_trace_at_rest(world):
+    model = world.model()
+    plain = sampled(world, model, world.positive(2))
+    for values in ({"detail": 1.4}, {"detail": 0.0}, {"curve": "layout only"}, {"curve": "style only"}):
+        patched, positive = controlled(model, world.positive(2), **values)
+        changed = sampled(world, patched, positive)
+        assert torch.isfinite(changed).all() and (changed - plain).abs().max() > 1e-4, values
+    assert torch.equal(sampled(world, *controlled(model, world.positive(2))), plain)
+
+
+@pytest.mark.parametrize("refresh", ["always", "never"])
+def test_tokens_that_are_not_looked_at_leave_after_the_first_step(world, refresh):
+    model, lengths = world.model(), []
+
+    def watching(q, k, v, heads, *args, **kwargs):
+        lengths.append(k.shape[2])
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, *args, **kwargs)
+
+    settings = ReusePolicy(refresh=refresh, keep_share=0.4)
+    kept = [round(0.4 * rows * columns) for rows, columns in SIZES[:2]]
+    whole = sum(rows * columns for rows, columns in SIZES[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comfy.ldm.flux.math, "optimized_attention", watching)
+        latent = sampled(world, with_policy(model, settings), world.positive(2))
+    plain = lengths[0] - whole
+    # In two blocks each: all, those that are left, and with reuse none, for kept keys stand in.
+    last = sum(kept) if refresh == "always" else 0
+    assert lengths == [plain + whole] * 2 + [plain + sum(kept)] * 2 + [plain + last] * 2
+    full = sampled(world, model, world.positive(2))
+    assert torch.isfinite(latent).all() and not torch.equal(latent, full)
+    assert torch.equal(sampled(world, with_policy(model, ReusePolicy(keep_share=1.0)), world.positive(2)), full)
+
+
+def test_the_report_knows_the_family():
+    from dreamo_routed.nodes.speed import DreamOSpeed
+
+    world = World("FLUX.2")
+    values = {"preset": "constant", "low_memory": False, "width": 1024, "height": 1024, "steps": 4, "keep_gb": 0.0}
+    report = DreamOSpeed.execute(world.model(), **values, conditioning=world.positive(2)).result[1]
+    tokens = sum(rows * columns for rows, columns in SIZES[:2])
+    assert report.startswith(f"{tokens} reference tokens beside {512 + 64 * 64} of picture and text")
+    assert "Once for these pictures" in report and "0 of them with the references" in report
+    with pytest.raises(ValueError, match="carries no references"):
+        DreamOSpeed.execute(world.model(), **values, conditioning=make_conditioning())
+    with pytest.raises(ValueError, match="set keep_share to 1"):
+        DreamOSpeed.execute(world.model(), **values, keep_share=0.5)
