@@ -79,7 +79,8 @@ class DreamOSpeed(io.ComfyNode):
                     tooltip=(
                         "custom: when the references run again. always: at each step, nothing is kept. every n steps: "
                         "by count. sigma distance: when the noise level has moved far enough. drift: when their "
-                        "features at the first block have changed enough. never: only at the first step."
+                        "features at the first block have changed enough. never: only at the first step. "
+                        "constant: see preset."
                     ),
                 ),
                 io.Int.Input("interval", default=DEFAULTS.interval, min=1, max=1000, tooltip="custom: every n steps."),
