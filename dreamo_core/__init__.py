@@ -49,4 +49,5 @@ The rooms, top to bottom; a room imports from those below it (`pyproject.toml` h
     run/       pictures/     state of a run; what the model sees (the only room with OpenCV)
     vision/                  the vision transformer and its files
     flux.py    files.py      names and sizes of FLUX.1; files that are there whole or not at all
+    graphs/                  graphs of the official pack on this pack's nodes
 """

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..dreamo_core.host.folders import register_model_folder
+from ..dreamo_core.host.official import register_replacements
 
 # Before the loader's schema asks for the files in it.
 register_model_folder()
@@ -12,6 +13,7 @@ from .apply import DreamOApply  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
+from .official import DreamOOfficialApply, DreamOOfficialProcessor, DreamOOfficialReference  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
 from .reference_control import DreamOReferenceControl  # noqa: E402
 from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
@@ -25,6 +27,9 @@ from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
 
 
 class DreamOExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        await register_replacements()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             DreamOLoader,
@@ -46,6 +51,9 @@ class DreamOExtension(ComfyExtension):
             DreamORoutingWords,
             DreamORoutedSampler,
             DreamORoutingPreview,
+            DreamOOfficialProcessor,
+            DreamOOfficialReference,
+            DreamOOfficialApply,
             DreamODemoModels,
             DreamODemoControlNet,
             DreamODemoUSO,

@@ -1,0 +1,1 @@
+"""Graphs of DreamO's official node pack, on this pack's nodes."""
