@@ -14,7 +14,7 @@ class DreamOTrueCFGRange(io.ComfyNode):
             node_id="DreamOTrueCFGRange",
             display_name="DreamO True CFG Range",
             **search_aliases("DreamOTrueCFGRange"),
-            category="DreamO",
+            category="DreamO/sampling",
             description=(
                 "Lets the negative prompt act in a part of sampling only. Outside it the sampler's cfg counts as 1 "
                 "and the negative pass is not run, so those steps cost half."

@@ -13,7 +13,7 @@ class DreamOLoadPicture(io.ComfyNode):
             node_id="DreamOLoadPicture",
             display_name="DreamO Load Picture",
             **search_aliases("DreamOLoadPicture"),
-            category="DreamO",
+            category="DreamO/references",
             description=(
                 "Loads a picture as people have them: phone orientation, colour profiles, 16 bit, CMYK and very large "
                 "files come out right, and transparency stays in the picture."

@@ -23,7 +23,7 @@ class DreamOLoader(io.ComfyNode):
             node_id="DreamOLoader",
             display_name="Load DreamO",
             **search_aliases("DreamOLoader"),
-            category="DreamO",
+            category="DreamO/models",
             description=(
                 "Loads a DreamO file from models/dreamo: its embeddings, and its LoRA onto the model. For the released "
                 "set of files with their companions take DreamO Model Stack."
@@ -86,7 +86,7 @@ class DreamOLora(io.ComfyNode):
             node_id="DreamOLora",
             display_name="DreamO LoRA (any FLUX.1 format)",
             **search_aliases("DreamOLora"),
-            category="DreamO",
+            category="DreamO/models",
             description=(
                 "Puts a FLUX.1 LoRA of any layout on the model: the released keys of DreamO, UNO and USO (XLabs), "
                 "diffusers, BFL/ComfyUI, kohya, PEFT (with its adapter_config.json beside it). What does not fit is an "

@@ -18,7 +18,7 @@ class DreamOReferenceControl(io.ComfyNode):
             node_id="DreamOReferenceControl",
             display_name="DreamO Reference Control",
             **search_aliases("DreamOReferenceControl"),
-            category="DreamO",
+            category="DreamO/references",
             description=(
                 "Strength, range and detail of one reference that stock nodes put on a conditioning: FLUX.1 Kontext "
                 "and FLUX.2 (dev, klein) with ReferenceLatent, UNO and USO too. One node for each reference; use "

@@ -49,7 +49,7 @@ class DreamOReferences(io.ComfyNode):
             node_id="DreamOReferences",
             display_name="DreamO References",
             **search_aliases("DreamOReferences"),
-            category="DreamO",
+            category="DreamO/references",
             description=(
                 "Up to three reference pictures in one box. For schedules, regions and faces by number, chain DreamO "
                 "Reference."
@@ -89,7 +89,7 @@ class DreamOReferenceBatch(io.ComfyNode):
             node_id="DreamOReferenceBatch",
             display_name="DreamO Reference Batch",
             **search_aliases("DreamOReferenceBatch"),
-            category="DreamO",
+            category="DreamO/references",
             description=(
                 f"A folder or a batch of pictures becomes a chain of references with one task, up to {MAX_REFERENCES}. "
                 "Folder pictures come in the order of their names (2 before 10)."

@@ -21,7 +21,7 @@ class DreamOSpeed(io.ComfyNode):
             node_id="DreamOSpeed",
             display_name="DreamO Speed",
             **search_aliases("DreamOSpeed"),
-            category="DreamO",
+            category="DreamO/sampling",
             description=(
                 "Makes references cheap: background tokens leave the sequence, and the references' keys and values are "
                 "kept from step to step. Goes anywhere between the model loader and the sampler; for references of "

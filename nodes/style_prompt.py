@@ -14,7 +14,7 @@ class DreamOStylePrompt(io.ComfyNode):
             node_id="DreamOStylePrompt",
             display_name="DreamO Style Prompt",
             **search_aliases("DreamOStylePrompt"),
-            category="DreamO",
+            category="DreamO/prompt",
             description=f"Puts “{STYLE_TRIGGER}” in front of the prompt, as DreamO wants it for a style reference.",
             inputs=[
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="The prompt."),

@@ -15,7 +15,7 @@ class DreamOPlaceholders(io.ComfyNode):
             node_id="DreamOPlaceholders",
             display_name="DreamO Placeholders",
             **search_aliases("DreamOPlaceholders"),
-            category="DreamO",
+            category="DreamO/prompt",
             description=(
                 "Teaches a CLIP the placeholders [ref#1] to [ref#9] and [res], so that CLIP Text Encode and "
                 "CLIPTextEncodeFlux understand them. Prompts without placeholders keep their tokens."
