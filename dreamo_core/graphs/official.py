@@ -106,7 +106,11 @@ def convert(graph: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def host_replacements() -> list[dict[str, Any]]:
-    """The table as keyword arguments of the host's `NodeReplace`, one for each official node."""
+    """The table as keyword arguments of the host's `NodeReplace`, one for each official node.
+
+    The front end replaces nodes of a graph by it. For prompts that are sent with the old ids the server does so too,
+    but fails where an input of the table is not connected (0.33); `convert` has no such limit.
+    """
     return [
         {
             "old_node_id": r.old,
