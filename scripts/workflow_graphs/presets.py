@@ -43,10 +43,11 @@ def low_vram(info: dict[str, Any]) -> dict[str, Any]:
 def quality_v1_1(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# The best picture of DreamO v1.1\nThe preset *v1.1* puts DreamO and three companions on the model: "
+        "# DreamO v1.1 without turbo\nThe preset *v1.1* puts DreamO and three companions on the model: "
         "*cfg_distill* (one pass a step in place of two), *sft* and *dpo* (v1.1's quality tuning). Here turbo is off "
-        "and sampling takes 25 steps, as in the release: more detail in about twice the time.\n\nGuidance 4.5 is what "
-        "v1.1 was tuned for. Where skin looks like plastic or colours are too strong, lower it.",
+        "and sampling takes 25 steps, as released without it, in about twice the time. The authors "
+        "found the difference mixed; if a wave pattern shows on faces, turn turbo on and take 12 steps.\n\nGuidance "
+        "4.5 is what v1.1 was tuned for. Where skin looks like plastic or colours are too strong, lower it.",
         turbo=False,
     )
     graph.references(("dreamo_astronaut.png", "identity"))
