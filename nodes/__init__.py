@@ -9,11 +9,15 @@ from ..dreamo_core.host.official import register_replacements
 register_model_folder()
 
 from ..minidreamo.host.nodes import DreamODemoControlNet, DreamODemoModels, DreamODemoUSO, DreamOExamplePicture  # noqa: E402
+from ..minidreamo.host.realcustom_nodes import RealCustomDemoModels  # noqa: E402
 from .apply import DreamOApply  # noqa: E402
 from .guidance import DreamOTrueCFGRange  # noqa: E402
 from .load_picture import DreamOLoadPicture  # noqa: E402
 from .loader import DreamOLoader, DreamOLora  # noqa: E402
 from .official import DreamOOfficialApply, DreamOOfficialProcessor, DreamOOfficialReference  # noqa: E402
+from .realcustom_apply import RealCustomApply  # noqa: E402
+from .realcustom_loader import RealCustomLoader  # noqa: E402
+from .realcustom_subject import RealCustomSubject  # noqa: E402
 from .reference import DreamOReference  # noqa: E402
 from .reference_control import DreamOReferenceControl  # noqa: E402
 from .reference_sets import DreamOReferenceBatch, DreamOReferences  # noqa: E402
@@ -54,10 +58,14 @@ class DreamOExtension(ComfyExtension):
             DreamOOfficialProcessor,
             DreamOOfficialReference,
             DreamOOfficialApply,
+            RealCustomLoader,
+            RealCustomSubject,
+            RealCustomApply,
             DreamODemoModels,
             DreamODemoControlNet,
             DreamODemoUSO,
             DreamOExamplePicture,
+            RealCustomDemoModels,
         ]
 
 

@@ -37,6 +37,16 @@ ALIASES = {
     "DreamOOfficialProcessor": "dreamoprocessorloader, dreamo processor loader, official dreamo",
     "DreamOOfficialReference": "dreamorefencode, dreamo ref image encode, official dreamo",
     "DreamOOfficialApply": "applydreamo, apply dreamo, official dreamo",
+    "RealCustomLoader": "realcustom++, load ipadapter, ip-adapter loader, sdxl reference, load clip vision",
+    "RealCustomSubject": (
+        "realcustom++, ipadapter, ip-adapter, reference image, image prompt, subject, sdxl reference, "
+        "consistent character, attention mask"
+    ),
+    "RealCustomApply": (
+        "realcustom++, apply ipadapter, ipadapter advanced, apply instantid, sdxl subject, multiple subjects, "
+        "regional ipadapter, attention mask"
+    ),
+    "RealCustomDemoModels": "test sdxl, random weights, try without download",
     "DreamODemoModels": "test models, random weights, mini world, try without download",
     "DreamOExamplePicture": "example image, sample image, load image, try without download",
     "DreamODemoUSO": "test uso, random weights, try without download",

@@ -46,7 +46,7 @@ def english(object_info: dict[str, Any]) -> dict[str, Any]:
             },
         }
         for node_id, info in sorted(object_info.items())
-        if node_id.startswith("DreamO")
+        if node_id.startswith(("DreamO", "RealCustom"))
     }
 
 

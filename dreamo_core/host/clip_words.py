@@ -15,6 +15,8 @@ _END = "</w>"
 def _sections(clip: Any, text: str) -> dict[str, tuple[Any, list[list[tuple]]]]:
     """The tokenizer of each CLIP of a text encoder and its sections of a prompt, by the host's short name."""
     found = {}
+    if clip.tokenizer is None:
+        return {}
     for name, sections in clip.tokenize(text).items():
         tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
         if tokenizer is not None and hasattr(tokenizer, "inv_vocab"):

@@ -16,16 +16,21 @@ LORA_FOLDER = "loras"
 _LONGEST_NAME = 200
 """Longer ones a message does not repeat in full."""
 
+REALCUSTOM_FOLDER, VISION_FOLDER = "realcustom", "clip_vision"
 FACEXLIB_FOLDER = "facexlib"
 """Where other packs keep facexlib's weights too."""
 
 
 def register_model_folder() -> None:
-    """Make `models/dreamo` and `models/facexlib` known; paths from extra_model_paths.yaml stay in front."""
+    """Make the folders that our files are in known; paths from extra_model_paths.yaml stay in front."""
     folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
     paths, extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER]
     # Only safetensors: the host's default set would offer pickles too.
     folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, {*extensions, ".safetensors"})
+    folder_paths.add_model_folder_path(REALCUSTOM_FOLDER, str(Path(folder_paths.models_dir) / REALCUSTOM_FOLDER))
+    paths, extensions = folder_paths.folder_names_and_paths[REALCUSTOM_FOLDER]
+    # The released files are .pth; they are read as weights alone.
+    folder_paths.folder_names_and_paths[REALCUSTOM_FOLDER] = (paths, {*extensions, ".safetensors", ".pth"})
     folder_paths.add_model_folder_path(FACEXLIB_FOLDER, str(Path(folder_paths.models_dir) / FACEXLIB_FOLDER))
 
 
@@ -106,6 +111,33 @@ def model_path(name: str) -> Path:
         ValueError: no such file.
     """
     return _path(name, (MODEL_FOLDER,), "put dreamo.safetensors or embedding.safetensors there")
+
+
+def realcustom_files() -> list[str]:
+    return folder_paths.get_filename_list(REALCUSTOM_FOLDER)
+
+
+def vision_files() -> list[str]:
+    """Encoders in models/clip_vision; other than safetensors none is read."""
+    return [name for name in folder_paths.get_filename_list(VISION_FOLDER) if name.endswith(".safetensors")]
+
+
+def realcustom_path(name: str) -> Path:
+    """Full path of a file that the host lists under models/realcustom.
+
+    Raises:
+        ValueError: no such file.
+    """
+    return _path(name, (REALCUSTOM_FOLDER,), "put RealCustom_highres.pth there")
+
+
+def vision_path(name: str) -> Path:
+    """Full path of a file that the host lists under models/clip_vision.
+
+    Raises:
+        ValueError: no such file.
+    """
+    return _path(name, (VISION_FOLDER,), "put the encoder there")
 
 
 def lora_path(name: str) -> Path:

@@ -36,6 +36,8 @@ from .clip_words import word_positions
 from .flux import with_wrapper
 from .text_encoder import is_encoding_of
 
+LATENT_PIXELS = 8
+"""Side of a latent pixel of SDXL and SD 1.5."""
 _PLACE = re.compile(r"((input|output)_blocks\.(\d+)|middle_block)\.\d+\.transformer_blocks\.(\d+)\.attn2")
 _KEPT_BYTES = "realcustom_kept_bytes"
 _PICTURES_KEPT = 16

@@ -19,8 +19,10 @@ from ..routing.regions import Region, RoutingConditioning
 from ..routing.settings import RoutingSettings, chosen_blocks
 from ..run.keys import PLACEHOLDERS_KEY, RECORDER_KEY, ROUTING_CONDITIONING_KEY, ROUTING_KEY, WRAPPER_KEY
 from ..text.words import TextPiece, words_for_references
+from .clip_words import as_spelled, clip_pieces
 from .flux import check_family, with_references, with_wrapper
 from .messages import logger
+from .realcustom import LATENT_PIXELS, understands_subjects
 from .text_encoder import is_encoding_of, prompt_sections
 
 _PREVIEW_SIDE = 512
@@ -91,10 +93,11 @@ def name_words(conditioning: list, clip: Any, text: str, lines: str) -> list:
     Raises:
         ValueError: a word is not in the text, or no part of the conditioning was encoded from it.
     """
+    spelled = lines if _has_t5(clip) else "\n".join(as_spelled(clip, line) for line in lines.split("\n"))
     named = []
     for cond, values in conditioning:
         placeholders = PLACEHOLDERS_KEY in values
-        words = words_for_references(text_pieces(clip, text, placeholders), lines)
+        words = words_for_references(text_pieces(clip, text, placeholders), spelled)
         alike = is_encoding_of(clip, cond, values, text)
         named.append(set_words([[cond, values]], words)[0] if alike else [cond, values])
     if all(part is values for (_, part), (_, values) in zip(named, conditioning, strict=True)):
@@ -105,22 +108,31 @@ def name_words(conditioning: list, clip: Any, text: str, lines: str) -> list:
     return named
 
 
+def _has_t5(clip: Any) -> bool:
+    return getattr(clip.tokenizer, "t5xxl", None) is not None
+
+
 def text_pieces(clip: Any, text: str, placeholders: bool = False) -> list[TextPiece]:
-    """The prompt as T5's tokens, in the order they enter the model, padding and end mark included.
+    """The prompt as T5's tokens, or CLIP's where there is no T5 (SDXL), in the order they enter the model.
+
+    Padding and end mark are included.
 
     Args:
         placeholders: whether `[ref#1]` is one token, as it is where the prompt was encoded with placeholders.
 
     Raises:
-        ValueError: a CLIP without T5.
+        ValueError: neither T5 nor CLIP.
     """
-    t5 = getattr(clip.tokenizer, "t5xxl", None)
-    if t5 is None:
+    if not _has_t5(clip):
+        of_clip = list(clip_pieces(clip, text).values())
+        if of_clip:
+            # Both of SDXL's have the same vocabulary.
+            return of_clip[0]
         raise ValueError(
             f"Words are looked up among T5's tokens and this CLIP ({type(clip.cond_stage_model).__name__}) has no T5; "
             "load clip_l and t5xxl with DualCLIPLoader, type flux."
         )
-    pieces = []
+    t5, pieces = clip.tokenizer.t5xxl, []
     for section in prompt_sections(clip, text, placeholders)[0]:
         for token, *_ in section:
             if torch.is_tensor(token):
@@ -179,9 +191,11 @@ def sample_routed(
         ValueError: no reference took part in any step.
     """
     recorder = Recorder()
-    pixels = check_family(model).latent_pixels
+    # Subjects of RealCustom ride on another kind of model and find their masks themselves.
+    own = understands_subjects(model)
+    pixels = LATENT_PIXELS if own else check_family(model).latent_pixels
     size = tuple(side * pixels for side in latent["samples"].shape[-2:])
-    model = with_routing(model, settings_on(model) or RoutingSettings())
+    model = model.clone() if own else with_routing(model, settings_on(model) or RoutingSettings())
     model.model_options["transformer_options"][RECORDER_KEY] = recorder
     if live_maps:
         shown = _live_callback(model, recorder, size)
@@ -201,6 +215,6 @@ def sample_routed(
     if not maps.prompts:
         raise ValueError(
             "No reference took part in sampling; give this node references, or a positive conditioning from "
-            "DreamO Apply whose references have a strength above 0 and a range that covers some step."
+            "DreamO Apply or RealCustom Apply whose references have a strength above 0 and a range that covers a step."
         )
     return result, maps

@@ -127,15 +127,16 @@ class Call:
     """One evaluation of the model that reads maps, adds pictures, or both.
 
     Attributes:
-        parts: the conditionings with subjects, by uuid.
-        reads: uuids of those whose maps are read.
+        parts: the conditionings with subjects, by the number of their group and their uuid: for an area the host gives
+            the negative a copy of the positive, uuid included.
+        reads: which of those have their maps read.
         adds: whether pictures are added.
         sigma, done: noise level, and part of the steps that is over.
         model: what the core needs to know of the host's model.
         latent: (h, w) of the whole latent.
     """
 
-    parts: dict[Any, Part]
+    parts: dict[tuple[int, Any], Part]
     reads: frozenset
     adds: bool
     sigma: float
@@ -152,6 +153,14 @@ class Call:
     def active(self, part: Part) -> list[PlacedSubject]:
         known = self.model.percent_to_sigma
         return [subject for subject in part.entry.subjects if subject.active(self.sigma, known)]
+
+    def positives(self) -> list[Part]:
+        """The positive conditionings; where the negative is evaluated by itself, those of the evaluation before."""
+        remembered = self.run.part("realcustom positives", list)
+        positives = [part for part in self.parts.values() if not part.entry.negative]
+        if positives:
+            remembered[:] = positives
+        return remembered
 
     def searched(self, part: Part) -> list[PlacedSubject]:
         """Active subjects whose place is found, not painted."""
@@ -230,14 +239,8 @@ class Call:
 
     def negative_influence(self, place: int, grid: Grid, samples: int, device: torch.device) -> torch.Tensor | None:
         """Where the negative sees its black picture: wherever a subject acts, as firmly: (b, n), or None."""
-        positives = {uuid: part for uuid, part in self.parts.items() if not part.entry.negative}
-        # Where the negative is evaluated by itself, it goes by the positive of before.
-        remembered = self.run.part("realcustom positives", dict)
-        if positives:
-            remembered.clear()
-            remembered.update(positives)
         total = None
-        for part in remembered.values():
+        for part in self.positives():
             where = token_grid(*part.area[:2]) if part.area is not None else grid
             influence = self.influence(part, place, where, samples, device)
             strengths = {subject.number: subject.strength for subject in part.entry.subjects}
@@ -270,26 +273,23 @@ class Call:
     def apply(self, executor: Callable, x: torch.Tensor, options: dict[str, Any], call: Callable) -> torch.Tensor:
         """One call of the model with this evaluation's patches; `call` takes the changed options."""
         uuids = options.get("uuids") or ()
-        if not any(uuid in self.parts for uuid in uuids):
+        parts = [self.parts.get(key) for key in zip(options.get("cond_or_uncond", ()), uuids, strict=False)]
+        if not any(parts):
             return call(options)
-        place, rows = self.run.place(uuids), x.shape[0] // len(uuids)
+        self.positives()
+        place, rows = self.run.place(uuids), x.shape[0] // len(parts)
         grid = token_grid(*x.shape[-2:])
-        readers: list[Reader | None] = [
-            self.reader(self.parts[uuid], grid) if uuid in self.reads else None for uuid in uuids
-        ]
-        adders: list[Adder | None] = [
-            self.adder(self.parts[uuid], place, grid, rows, x.device) if self.adds and uuid in self.parts else None
-            for uuid in uuids
+        readers = [self.reader(part, grid) if part is not None and part in self.reads else None for part in parts]
+        adders = [
+            self.adder(part, place, grid, rows, x.device) if self.adds and part is not None else None for part in parts
         ]
         patches = Patches(readers, adders, rows, tuple(x.shape[-2:]), self.model)
         result = call(patches.on(options))
-        for uuid, reader in zip(uuids, readers, strict=True):
+        for part, reader in zip(parts, readers, strict=True):
             if reader is not None:
-                self.put(self.parts[uuid], place, reader)
-        if self.adds:
-            for uuid in uuids:
-                if uuid in self.parts:
-                    self.record(self.parts[uuid], place, grid, rows, x.device)
+                self.put(part, place, reader)
+            if part is not None and self.adds:
+                self.record(part, place, grid, rows, x.device)
         return result
 
 
@@ -434,31 +434,34 @@ def make_calc_cond_batch_wrapper(facts_of: Callable[[Any], ModelFacts]):
 
     def calc_cond_batch(executor, model, conds, x, timestep, model_options):
         sigma = float(timestep.flatten()[0])
-        parts = [part_of(cond, x.shape, sigma) for group in conds if group is not None for cond in group]
-        by_uuid = {part.uuid: part for part in parts if part is not None}
+        keyed = {(n, cond["uuid"]): cond for n, group in enumerate(conds) for cond in group or ()}
+        found = {key: part_of(cond, x.shape, sigma) for key, cond in keyed.items()}
+        parts = {key: part for key, part in found.items() if part is not None}
         stripped = without_ours(conds)
-        if not by_uuid:
+        if not parts:
             return executor(model, stripped, x, timestep, model_options)
         options = model_options.get("transformer_options", {})
         run = options.get(RUN_KEY) or Run()
         call = Call(
-            by_uuid, frozenset(), True, sigma, steps_done(options, run, sigma), facts_of(model), run,
+            parts, frozenset(), True, sigma, steps_done(options, run, sigma), facts_of(model), run,
             tuple(x.shape[-2:]), options.get(RECORDER_KEY),
         )  # fmt: skip
-        wanted = {uuid for uuid, part in by_uuid.items() if _wants_pass(call, part)}
+        wanted = [part for part in parts.values() if _wants_pass(call, part)]
 
         def evaluate(conds, call):
             with_call = {**model_options, "transformer_options": {**options, REALCUSTOM_CALL_KEY: call}}
             return executor(model, conds, x, timestep, with_call)
 
-        passes = {uuid for uuid in wanted if by_uuid[uuid].entry.settings.masks_from == EACH_STEP}
+        passes = frozenset(part for part in wanted if part.entry.settings.masks_from == EACH_STEP)
         if passes:
-            # Default conditionings fill what the others leave; as the evaluation itself they see all of them.
-            guided = [[cond for cond in group if cond["uuid"] in passes] if group else None for group in stripped]
-            guided = [group for group in guided if group]
-            evaluate(guided, replace(call, reads=frozenset(passes), adds=False, recorder=None))
-        reads = {uuid for uuid in wanted if by_uuid[uuid].entry.settings.masks_from == PREVIOUS_STEP}
-        return evaluate(stripped, replace(call, reads=frozenset(reads)))
+            # Groups keep their numbers; one that is empty costs nothing.
+            guided = [
+                [cond for cond in group or () if parts.get((n, cond["uuid"])) in passes]
+                for n, group in enumerate(stripped)
+            ]
+            evaluate(guided, replace(call, reads=passes, adds=False, recorder=None))
+        reads = frozenset(part for part in wanted if part.entry.settings.masks_from == PREVIOUS_STEP)
+        return evaluate(stripped, replace(call, reads=reads))
 
     return calc_cond_batch
 

@@ -17,7 +17,7 @@ every_page = pytest.mark.parametrize("page_file", PAGES, ids=lambda path: path.s
 
 
 def test_every_node_has_a_page_and_every_page_a_node(demo_server):
-    ours = {name for name in demo_server.object_info() if name.startswith("DreamO")}
+    ours = {name for name in demo_server.object_info() if name.startswith(("DreamO", "RealCustom"))}
     assert ours == {path.stem for path in PAGES}
 
 
