@@ -28,6 +28,7 @@ from .speed import DreamOSpeed  # noqa: E402
 from .stack import DreamOModelStack  # noqa: E402
 from .style_prompt import DreamOStylePrompt  # noqa: E402
 from .text import DreamOPlaceholders, DreamOTextEncode  # noqa: E402
+from .uso_style import DreamOUSOStyle  # noqa: E402
 
 
 class DreamOExtension(ComfyExtension):
@@ -48,6 +49,7 @@ class DreamOExtension(ComfyExtension):
             DreamOStylePrompt,
             DreamOApply,
             DreamOReferenceControl,
+            DreamOUSOStyle,
             DreamOSpeed,
             DreamOTrueCFGRange,
             DreamORouting,

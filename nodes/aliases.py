@@ -34,6 +34,7 @@ ALIASES = {
     "DreamORoutingPreview": "attention map, heat map, show regions, visualize attention",
     "DreamOPlaceholders": "ref#1, placeholder token, reference token, trigger word, patch clip",
     "DreamOTextEncode": "clip text encode, flux text encode, prompt, ref#1, placeholder token, reference token",
+    "DreamOUSOStyle": "uso style reference, style transfer, siglip style, redux",
     "DreamOOfficialProcessor": "dreamoprocessorloader, dreamo processor loader, official dreamo",
     "DreamOOfficialReference": "dreamorefencode, dreamo ref image encode, official dreamo",
     "DreamOOfficialApply": "applydreamo, apply dreamo, official dreamo",

@@ -119,7 +119,7 @@ def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
         "# A DreamO subject in a USO style\nDreamO reads the reference, USO's projector gives the style. Defined and "
         "tested token by token, but the two were trained apart and **pictures of the released weights together have "
         "not been judged**. The strength of USO's LoRA (0.5) is a guess: more for the style, less for the subject. "
-        "One picture at a time.",
+        "For batches take *DreamO USO Style* in place of *USOStyleReference*.",
     )
     add_lora(graph, USO_LORA, 0.5)
     add_uso_style(graph, "dreamo_sketch.png")

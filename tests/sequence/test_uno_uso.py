@@ -1,5 +1,7 @@
 """UNO and USO through the nodes: the token layout, and routing, pruning and reuse, against slow second computations."""
 
+import copy
+
 import comfy.ldm.flux.layers as host_layers
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from dreamo_routed.dreamo_core.run.keys import PLACEHOLDERS_KEY
 from dreamo_routed.dreamo_core.text.placeholders import PlaceholderPositions
 from dreamo_routed.minidreamo.host import small_models
 from dreamo_routed.nodes.apply import DreamOApply
+from dreamo_routed.nodes.uso_style import DreamOUSOStyle
 from oracles.pruning import masked_reference, slow_kept, token_mask
 from oracles.reuse import capture_keys, in_sequence, slow_reuse
 from oracles.slow import slow_flux, slow_style_tokens
@@ -445,3 +448,39 @@ def test_a_mask_or_a_remover_still_cuts_the_subject_out():
     assert prepare(as_image(array), "subject", 320, mask, "keep", profile="UNO, USO").pixels[:, :80].min() < 1
     named = prepare(as_image(array), "subject", 320, None, "grabcut", profile="UNO, USO")
     assert "kept whole" not in named.note or named.keep is None
+
+
+def styled_by_ours(model, projector, outputs):
+    for output in outputs:
+        model = DreamOUSOStyle.execute(model, projector, output).result[0]
+    return model
+
+
+@pytest.mark.parametrize("styles", [1, 2])
+def test_our_style_node_is_the_hosts_for_a_batch_of_one(flux, projector, seen, styles):
+    theirs = styled(flux, projector, *seen[:styles])
+    ours = styled_by_ours(flux, projector, seen[:styles])
+    assert torch.equal(sample(ours, make_conditioning()), sample(theirs, make_conditioning()))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+@pytest.mark.parametrize("own", [False, True], ids=["one style for all", "a style for each"])
+def test_our_style_node_takes_batches(flux, projector, seen, cfg, own):
+    """Against the slow twin with the style tokens of each sample in front of its text."""
+    pictures = copy.copy(seen[0])
+    if own:
+        for name in ("all_hidden_states", "penultimate_hidden_states"):
+            setattr(pictures, name, torch.cat([getattr(s, name) for s in seen[:2]]))
+    recorded, calls = record(styled_by_ours(flux, projector, [pictures]))
+    sample(recorded, make_conditioning(), cfg=cfg, latent=empty_latent(batch=2), steps=1)
+    style = slow_style_tokens(projector.model, pictures.all_hidden_states)
+    for call in calls:
+        batch = call.x.shape[0]
+        tokens = torch.stack([style[n % len(style)] for n in range(batch)])
+        arguments = (call.x, call.timestep, call.context, call.y, call.guidance.expand(batch))
+        expected = slow_flux(flux.model.diffusion_model, *arguments, style=tokens)
+        assert (call.output - expected).abs().max() <= 1e-4
+    assert sum(call.x.shape[0] for call in calls) == (2 if cfg == 1.0 else 4)
+    if own:
+        with pytest.raises(ValueError, match="2 style pictures for a batch of 3"):
+            sample(styled_by_ours(flux, projector, [pictures]), make_conditioning(), latent=empty_latent(batch=3))
