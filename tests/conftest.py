@@ -4,6 +4,7 @@ Tests import the pack as `dreamo_routed` (so `from dreamo_routed.dreamo_core imp
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,8 @@ for name in ("custom_nodes", "models/dreamo", "input", "output", "temp", "user")
     (BASE / name).mkdir(parents=True, exist_ok=True)
 # The models are tiny: more threads only wait for each other, and one gives the same bits every time.
 torch.set_num_threads(1)
-boot(cpu=True, base=BASE)
+# On the device where that is what is asked for: `./test.sh -m gpu`.
+boot(cpu=not ("gpu" in sys.argv and torch.cuda.is_available()), base=BASE)
 
 
 @pytest.fixture(autouse=True)

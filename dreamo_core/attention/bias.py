@@ -98,12 +98,11 @@ def widened_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     Args:
         mask: (…, l, m) additive or boolean, m ≤ keys; one that broadcasts over queries (l = 1) still does.
     """
-    rows = queries - mask.shape[-2] if mask.shape[-2] > 1 else 0
-    columns = keys - mask.shape[-1]
-    if rows <= 0 and columns <= 0:
+    rows = 0 if mask.shape[-2] == 1 else max(queries - mask.shape[-2], 0)
+    columns = max(keys - mask.shape[-1], 0)
+    if rows == columns == 0:
         return mask
-    allowed = 1.0 if mask.dtype == torch.bool else 0.0
-    return torch.nn.functional.pad(mask, (0, max(columns, 0), 0, max(rows, 0)), value=allowed)
+    return torch.nn.functional.pad(mask, (0, columns, 0, rows), value=float(mask.dtype == torch.bool))
 
 
 def dense_bias(query_bias: torch.Tensor, key_groups: torch.Tensor) -> torch.Tensor:

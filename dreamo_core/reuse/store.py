@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +63,19 @@ class Mover:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
+    def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Room for a tensor in the computer's memory; pinned where a side stream copies and the system allows it."""
+        if self._stream is not None:
+            try:
+                return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            except RuntimeError as error:
+                # The system limits how much may be pinned; copies then wait, and are as right.
+                logging.warning(f"DreamO: no pinned memory for kept keys and values ({error}); copies will be slower.")
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+
     def _away(self, tensor: torch.Tensor, buffer: torch.Tensor | None) -> torch.Tensor:
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._stream is not None)
+            buffer = self._buffer(tensor)
         if self._stream is None:
             return buffer.copy_(tensor)
         self._stream.wait_stream(torch.cuda.current_stream(self.device))

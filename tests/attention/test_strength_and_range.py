@@ -155,6 +155,11 @@ def test_a_widened_mask_allows_what_is_new(dtype, lead):
     assert torch.equal(wide[..., :4, 4:], allowed(*lead, 4, 5, dtype=dtype))
     assert widened_mask(mask, 4, 4) is mask
     assert widened_mask(mask[..., :1, :], 6, 9).shape == (*lead, 1, 9)
+    # Each side by itself, by one, and where a mask is larger than what it is for.
+    assert widened_mask(mask[..., :2], 5, 2).shape == (*lead, 5, 2)
+    assert widened_mask(mask[..., :2, :], 2, 5).shape == (*lead, 2, 5)
+    assert widened_mask(mask, 3, 2) is mask and widened_mask(mask, 3, 5).shape == (*lead, 4, 5)
+    assert widened_mask(mask, 5, 3).shape == (*lead, 5, 4)
 
 
 def test_an_existing_attention_override_is_called(flux):
@@ -254,3 +259,4 @@ def test_conditionings_are_equal_by_value():
         assert made(embeddings=tables) != made(embeddings=changed)
     assert made() != made(settings=(replace(one, strength=0.5),)) and made() != made(settings=(one, one))
     assert made() != made(latents=(latent + 1,)) and made() != made(latents=())
+    assert made(latents=(latent, latent)) != made(latents=(latent, latent + 1))

@@ -11,7 +11,10 @@ BLOCKS = [Block("double", 0), Block("double", 1), Block("single", 0)]
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
 ]
 
 
@@ -106,6 +109,14 @@ def test_step_of():
     # A noise level that went through float16 or bfloat16 arithmetic is not asked for; a float32 one may be off a bit.
     assert step_of(0.9 - 1e-6, sigmas) == 1
     assert step_of(2.0, sigmas) == 0
+    # What a bit is: a hundred-thousandth of the largest noise level, itself included.
+    assert [step_of(500 + off, [1000.0, 500.0, 0.0]) for off in (0.009, 0.02)] == [1, 0]
+    slack = 1e-5 * 4.0
+    assert 1.0 + slack - slack == 1.0 and step_of(1.0 + slack, [4.0, 1.0, 0.0]) == 1
+    assert 1.0 - slack + slack == 1.0 and step_of(1.0 - slack, [0.0, 1.0, 4.0]) == 1
+    # Whether it rises is told by its ends: schedules that go back once, and one that stands still, are falling.
+    assert step_of(0.4, [0.8, 0.9, 0.4, 0.0]) == 2 and step_of(0.6, [0.5, 0.7, 0.6, 0.2]) == 1
+    assert step_of(0.2, [0.5, 0.1, 0.3]) == 1 and step_of(0.5, [1.0, 1.0]) == 1
 
 
 def test_refresh_is_due():
@@ -117,6 +128,9 @@ def test_refresh_is_due():
     assert [due(ReusePolicy(refresh="sigma distance", sigma_distance=d)) for d in (0.2, 0.4)] == [True, False]
     assert due(ReusePolicy(refresh="sigma distance", sigma_distance=0.2), sigma=1.0, last_sigma=0.7)
     assert [due(ReusePolicy(refresh="drift", drift=d)) for d in (0.1, 0.3)] == [True, False]
+    # At the limit itself it is due.
+    assert due(ReusePolicy(refresh="drift", drift=0.2))
+    assert due(ReusePolicy(refresh="sigma distance", sigma_distance=0.25), sigma=0.5, last_sigma=0.75)
 
 
 @pytest.mark.parametrize(

@@ -752,6 +752,12 @@ def test_steps_done():
     assert [steps_done(rising, s) for s in (0.1, 0.2, 0.3, 0.6, 0.9)] == [0, 1 / 3, 1 / 3, 2 / 3, 1]
     assert [steps_done(rising, 0.3 * (1 + off)) for off in (-9e-6, 9e-6, 2e-5)] == [1 / 3, 1 / 3, 2 / 3]
     assert steps_done([1.0], 0.5) is None and steps_done([], 0.5) is None
+    assert [steps_done([1.0, 0.0], s) for s in (1.0, 0.0)] == [0, 1]
+    # The rounding's bound itself is still rounding.
+    assert steps_done([1.0, 0.8 * (1 + 1e-5), 0.0], 0.8) == steps_done([0.1, 0.3 * (1 - 1e-5), 0.9], 0.3) == 0.5
+    # Whether it rises is told by its ends.
+    assert steps_done([0.8, 0.9, 0.4, 0.0], 0.4) == steps_done([0.5, 0.7, 0.6, 0.2], 0.5) == 2 / 3
+    assert steps_done([0.5, 0.1, 0.3], 0.05) == 1
 
 
 WITH_PLACEHOLDERS = "a woman from [ref#1] and a dog from [ref#2] in the park"
