@@ -23,9 +23,9 @@ def subject(info: dict[str, Any]) -> dict[str, Any]:
 def identity(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# Identity: a face in another scene\nThe largest face of the photograph is aligned and cut out; with several "
-        "people, *face* chooses one. Clothes come from the prompt: for those of the photograph add it a second time "
-        "as *subject*, for others see *try_on_with_identity*.",
+        "# Identity: a face in another scene\nThe face nearest the middle of the photograph is aligned and cut out; "
+        "with several people, *face* chooses one. Clothes come from the prompt: for those of the photograph add it a "
+        "second time as *subject*, for others see *try_on_with_identity*.",
     )
     graph.references(("dreamo_astronaut.png", "identity"))
     graph.group("Prompt")
