@@ -6,8 +6,9 @@
 
 Weights are random, of FLUX.2-klein-4B's width. Times are of whole runs of four steps, divided by that of plain ones
 (no references) measured in the same round; the median over rounds. Errors are the difference of the latent to that of
-full references, as a part of what leaving the references out changes. *constant* keeps keys and values between runs, so its first run with
-new pictures and its further ones are measured apart. The host's cache is there on hosts that have it.
+full references, as a part of what leaving the references out changes. *constant* keeps keys and values between runs,
+so its first run with new pictures and its further ones are measured apart. The host's cache is there on hosts that have
+it.
 """
 
 from __future__ import annotations

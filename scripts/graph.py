@@ -180,6 +180,7 @@ DEMO_NODES = {
 LOADERS = {
     "UNETLoader": ["demo", 0],
     "DualCLIPLoader": ["demo", 1],
+    "CLIPLoader": ["demo", 1],
     "VAELoader": ["demo", 2],
     "ControlNetLoader": ["demo_control", 0],
     "ModelPatchLoader": ["demo_uso", 0],

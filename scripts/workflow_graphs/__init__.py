@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .combined import inpaint_subject, reference_controlnet_upscale, upscale_with_references
+from .families import klein_strengths_and_speed, klein_two_people_regions, kontext_protected_region
 from .first import a_first_picture
 from .presets import low_vram, quality_v1_1
 from .several import (
@@ -44,5 +45,8 @@ WORKFLOWS: dict[str, Builder] = {
         uso_style_edit,
         umo_identities,
         dreamo_subject_uso_style,
+        klein_two_people_regions,
+        klein_strengths_and_speed,
+        kontext_protected_region,
     )
 }

@@ -33,6 +33,22 @@ MODELS = {
         "Comfy-Org/Real-ESRGAN_repackaged",
         "RealESRGAN_x4plus.safetensors",
     ),
+    "flux1-dev-kontext_fp8_scaled.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/flux1-kontext-dev_ComfyUI",
+        "split_files/diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors",
+    ),
+    "flux-2-klein-4b-fp8.safetensors": (
+        "diffusion_models",
+        "black-forest-labs/FLUX.2-klein-4b-fp8",
+        "flux-2-klein-4b-fp8.safetensors",
+    ),
+    "qwen_3_4b.safetensors": (
+        "text_encoders",
+        "Comfy-Org/Flux-2-Klein-4B",
+        "split_files/text_encoders/qwen_3_4b.safetensors",
+    ),
+    "flux2-vae.safetensors": ("vae", "Comfy-Org/Flux-2-Klein-4B", "split_files/vae/flux2-vae.safetensors"),
     "dit_lora.safetensors": ("loras", "bytedance-research/UNO", "dit_lora.safetensors"),
     "UMO_UNO.safetensors": ("loras", "bytedance-research/UMO", "UMO_UNO.safetensors"),
     "uso-flux1-dit-lora-v1.safetensors": (

@@ -45,7 +45,8 @@ def test_the_note_says_where_each_model_goes_and_where_it_comes_from(workflow):
     assert {line.split()[1] for line in lines} == set(model_files(workflow))
     for line in lines:
         assert re.search(r"from \[([\w.-]+/[\w.-]+)\]\(https://huggingface\.co/\1\)", line), line
-    assert "flux1-dev" in sections["diffusion_models"] and "ae.safetensors" in sections["vae"]
+    base, vae = ("flux-2", "flux2-vae") if "flux-2" in sections["diffusion_models"] else ("flux1-dev", "ae.safetensors")
+    assert base in sections["diffusion_models"] and vae in sections["vae"]
 
 
 def box(node):
