@@ -267,7 +267,8 @@ def test_a_reference_that_is_not_there_is_an_error(count, number, words):
 
 def test_values_out_of_range_are_errors():
     world = World("FLUX.2")
-    for values in ({"strength": float("nan")}, {"detail": float("inf")}, {"curve": "steep"}, {"start_percent": 0.5, "end_percent": 0.2}):
+    wrong = [{"strength": float("nan")}, {"detail": float("inf")}, {"curve": "steep"}]
+    for values in (*wrong, {"start_percent": 0.5, "end_percent": 0.2}):
         with pytest.raises(ValueError):
             controlled(world.model(), world.positive(1), **values)
 
