@@ -35,7 +35,12 @@ Ours:
          a bias of rank n on the keys of n references     `attention.bias.low_rank_attention`
          strength of a reference                          `attention.strength.Strength`
          keys and values kept from step to step           `reuse.cache.Reuse`, `reuse.policy.ReusePolicy`
+         the same as constants of the pictures            `reuse.constant.ConstantStore`
+         the pass that makes them                         `sampling.constant.ReferencePass`
          background tokens left out                       `sequence.pruning.kept_tokens`
+         tokens left out that nobody looks at             `attention.looks.Looks`
+         detail of a reference, and curves of strength    `attention.detail.Detail`, `attention.curve.CURVES`
+         what a family of models does its own way         `sampling.families.family.Family`
          the model call that puts all of it together      `sampling.apply_model.make_apply_model_wrapper`
 
 The rooms, top to bottom; a room imports from those below it (`pyproject.toml` has the rule, the tests check it):

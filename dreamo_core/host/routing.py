@@ -129,8 +129,9 @@ def text_pieces(clip: Any, text: str, placeholders: bool = False) -> list[TextPi
             # Both of SDXL's have the same vocabulary.
             return of_clip[0]
         raise ValueError(
-            f"Words are looked up among T5's tokens and this CLIP ({type(clip.cond_stage_model).__name__}) has no T5; "
-            "load clip_l and t5xxl with DualCLIPLoader, type flux."
+            f"Words are looked up among T5's tokens and this CLIP ({type(clip.cond_stage_model).__name__}) has no T5. "
+            "FLUX.1: load clip_l and t5xxl with DualCLIPLoader, type flux. FLUX.2: this node is not for its text "
+            "encoders; leave it out, and DreamO Routing's source at references."
         )
     t5, pieces = clip.tokenizer.t5xxl, []
     for section in prompt_sections(clip, text, placeholders)[0]:

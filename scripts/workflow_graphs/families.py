@@ -67,7 +67,7 @@ def klein_prompt(graph: StockGraph, text: str, *pictures: str) -> Slot:
     return positive
 
 
-def klein_picture(graph: StockGraph, positive: Slot, name: str) -> dict[str, Any]:
+def klein_picture(graph: StockGraph, positive: Slot, name: str, report: Slot | None = None) -> dict[str, Any]:
     """Four steps of the distilled klein, as in the host's own example."""
     graph.group("Picture")
     (negative,) = graph.add("ConditioningZeroOut", title="Negative (unused at cfg 1)", conditioning=positive)
@@ -81,6 +81,8 @@ def klein_picture(graph: StockGraph, positive: Slot, name: str) -> dict[str, Any
         "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent
     )
     graph.save(graph.decode(latent), name)
+    if report is not None:
+        graph.add("PreviewAny", title="What it costs", source=report)
     return graph.to_json()
 
 
@@ -130,11 +132,11 @@ def klein_strengths_and_speed(info: dict[str, Any]) -> dict[str, Any]:
     graph.group("How they act")
     positive = graph.control(positive, 1, strength=1.1, detail=1.1)
     positive = graph.control(positive, 2, strength=0.8, task="style", curve="style only")
+    graph.column()
     graph.model, report = graph.add(
         "DreamOSpeed", model=graph.model, preset="fast", conditioning=positive, steps=4, width=SIDE, height=SIDE
     )
-    graph.add("PreviewAny", title="What it costs", source=report)
-    return klein_picture(graph, positive, "klein_strengths_and_speed")
+    return klein_picture(graph, positive, "klein_strengths_and_speed", report)
 
 
 def kontext_protected_region(info: dict[str, Any]) -> dict[str, Any]:
