@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..realcustom.weights import describe_file
 from .describe import describe
 from .download import DownloadError, download
 from .lora.peft_settings import WEIGHTS_NAME
@@ -16,7 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dreamo_core.checkpoint", description="DreamO files.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="print what a file is")
-    inspect.add_argument("file", type=Path, nargs="+", help="a safetensors file or a PEFT adapter folder")
+    inspect.add_argument("file", type=Path, nargs="+", help="safetensors, a RealCustom .pth, or a PEFT adapter folder")
     fetch = commands.add_parser("download", help="fetch released files from the Hugging Face Hub")
     fetch.add_argument("preset", nargs="+", choices=DOWNLOADS, help="what to fetch: " + ", ".join(DOWNLOADS))
     fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="for example ComfyUI/models/dreamo")
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.command == "inspect":
-            tables = [describe(path / WEIGHTS_NAME if path.is_dir() else path) for path in args.file]
+            paths = [path / WEIGHTS_NAME if path.is_dir() else path for path in args.file]
+            tables = [describe_file(path) or describe(path) for path in paths]
             print("\n\n".join(tables))
         else:
             files = read_manifest(args.manifest) if args.manifest else FILES

@@ -116,6 +116,12 @@ def _table_row(file: SafeTensors, key: str) -> tuple[str, str]:
     return f"{_TABLES[key]} table", size
 
 
+def as_table(rows: list[tuple[str, str]]) -> str:
+    """Rows of two columns as text."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
 def describe(path: Path) -> str:
     """A table of what a file is: format, rank, blocks covered, tables, alpha, dtype and what is not understood.
 
@@ -133,5 +139,4 @@ def describe(path: Path) -> str:
             *(_table_row(file, key) for key in _TABLES),
             ("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")),
         ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return as_table(rows)

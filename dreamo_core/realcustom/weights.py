@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoint.describe import as_table
 from ..checkpoint.lora.collect import listing
 from ..checkpoint.safetensors import open_safetensors
 from .projector import Projector
@@ -139,6 +140,23 @@ def describe_rows(state: Mapping[str, torch.Tensor], name: str) -> list[tuple[st
         ("to_k, to_v", f"{len(file.vision)} cross-attentions, {parameters / 1e6:,.1f} M parameters: {shapes}"),
         ("not used", f"{len(file.unused)} keys" + (": " + listing(file.unused) if file.unused else "")),
     ]
+
+
+def describe_file(path: Path) -> str | None:
+    """A table of what a RealCustom file is, or None if it is another kind of file.
+
+    Raises:
+        ValueError: unreadable, or a RealCustom file that lacks something.
+    """
+    if path.suffix == ".safetensors":
+        with open_safetensors(path) as file:
+            if not is_realcustom(list(file.infos)):
+                return None
+    elif path.suffix not in (".pth", ".pt"):
+        return None
+    state = read_state(path)
+    size = ("size", f"{path.stat().st_size / 2**20:,.1f} MiB, {len(state)} tensors")
+    return as_table([("file", str(path)), size, *describe_rows(state, path.name)])
 
 
 class _Pair(nn.Module):

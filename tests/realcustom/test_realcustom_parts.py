@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from dreamo_routed.dreamo_core.checkpoint.__main__ import main
 from dreamo_routed.dreamo_core.realcustom import masks
 from dreamo_routed.dreamo_core.realcustom.picture import PAPER, RELEASED, eight_bit, features, parts, squashed, whole
 from dreamo_routed.dreamo_core.realcustom.projector import Features, Projector
@@ -13,6 +14,7 @@ from dreamo_routed.minidreamo.host.small_models import randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 WIDTH, OUT = 128, 24
 
@@ -182,6 +184,15 @@ def test_pth_through_the_weights_only_reader(state, tmp_path):
     (tmp_path / "text.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="text.pth cannot be read"):
         read_state(tmp_path / "text.pth")
+
+
+def test_the_command_line_knows_both_kinds_of_file(state, tmp_path, capsys):
+    torch.save({**state, "conv_in.weight": torch.zeros(1)}, tmp_path / "a.pth")
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "b.safetensors")
+    assert main(["inspect", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert "high-resolution variant" in first and "1 keys: conv_in.weight" in first
+    assert "17 cross-attentions" in second and "0 keys" in second
 
 
 @pytest.mark.parametrize(
