@@ -175,6 +175,7 @@ def save(workflow: dict[str, Any], path: Path) -> None:
 DEMO_NODES = {
     "demo": {"class_type": "DreamODemoModels", "inputs": {"seed": 0}},
     "demo_control": {"class_type": "DreamODemoControlNet", "inputs": {"layout": "union", "seed": 0}},
+    "demo_sdxl": {"class_type": "RealCustomDemoModels", "inputs": {"seed": 0}},
     "demo_uso": {"class_type": "DreamODemoUSO", "inputs": {"seed": 0}},
 }
 LOADERS = {
@@ -182,11 +183,13 @@ LOADERS = {
     "DualCLIPLoader": ["demo", 1],
     "CLIPLoader": ["demo", 1],
     "VAELoader": ["demo", 2],
+    "CheckpointLoaderSimple": ["demo_sdxl", 0],
+    "RealCustomLoader": ["demo_sdxl", 3],
     "ControlNetLoader": ["demo_control", 0],
     "ModelPatchLoader": ["demo_uso", 0],
     "CLIPVisionLoader": ["demo_uso", 1],
 }
-"""The loaders that demo models stand in for: their node and its output."""
+"""The loaders that demo models stand in for: their node and its output that is the loader's first."""
 
 
 def use_demo_models(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -89,16 +89,20 @@ def replace_loaders(
 
     Args:
         nodes: the other nodes, by their ids.
-        outputs: class of a loader to the output, [id, index], that stands in for its first one.
+        outputs: class of a loader to the output, [id, index], that stands in for its first one; its others are
+            stood in for by those that follow.
     """
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, list) or value[0] not in targets:
+            return value
+        node, first = targets[value[0]]
+        return [node, first + value[1]]
+
     swapped = dict(nodes)
     targets = {node: outputs[n["class_type"]] for node, n in prompt.items() if n["class_type"] in outputs}
     for node, content in prompt.items():
         if node in targets:
             continue
-        inputs = {
-            name: targets[value[0]] if isinstance(value, list) and value[0] in targets else value
-            for name, value in content["inputs"].items()
-        }
-        swapped[node] = {**content, "inputs": inputs}
+        swapped[node] = {**content, "inputs": {name: moved(value) for name, value in content["inputs"].items()}}
     return swapped

@@ -7,6 +7,12 @@ from .combined import inpaint_subject, reference_controlnet_upscale, upscale_wit
 from .families import klein_strengths_and_speed, klein_two_people_regions, kontext_protected_region
 from .first import a_first_picture
 from .presets import low_vram, quality_v1_1
+from .realcustom import (
+    realcustom_painted_mask,
+    realcustom_subject,
+    realcustom_two_subjects,
+    realcustom_two_words,
+)
 from .several import (
     batch_of_prompts,
     regions_by_hand,
@@ -48,5 +54,9 @@ WORKFLOWS: dict[str, Builder] = {
         klein_two_people_regions,
         klein_strengths_and_speed,
         kontext_protected_region,
+        realcustom_subject,
+        realcustom_two_words,
+        realcustom_two_subjects,
+        realcustom_painted_mask,
     )
 }

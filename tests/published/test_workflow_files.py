@@ -32,7 +32,8 @@ def model_files(workflow):
             if turbo:
                 yield FILES["turbo"].name
         elif node["type"] != "MarkdownNote":
-            yield from (v for v in node["widgets_values"] if isinstance(v, str) and v.endswith(".safetensors"))
+            names = [value for value in node["widgets_values"] if isinstance(value, str)]
+            yield from (name for name in names if name.endswith((".safetensors", ".pth")))
 
 
 def test_the_note_says_where_each_model_goes_and_where_it_comes_from(workflow):
@@ -45,6 +46,9 @@ def test_the_note_says_where_each_model_goes_and_where_it_comes_from(workflow):
     assert {line.split()[1] for line in lines} == set(model_files(workflow))
     for line in lines:
         assert re.search(r"from \[([\w.-]+/[\w.-]+)\]\(https://huggingface\.co/\1\)", line), line
+    if "checkpoints" in sections:
+        assert "sd_xl" in sections["checkpoints"] and "RealCustom" in sections["realcustom"]
+        return
     base, vae = ("flux-2", "flux2-vae") if "flux-2" in sections["diffusion_models"] else ("flux1-dev", "ae.safetensors")
     assert base in sections["diffusion_models"] and vae in sections["vae"]
 
