@@ -122,8 +122,8 @@ def as_table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def describe(path: Path) -> str:
-    """A table of what a file is: format, rank, blocks covered, tables, alpha, dtype and what is not understood.
+def description(path: Path) -> list[tuple[str, str]]:
+    """What a file is, by name: format, rank, blocks covered, tables, alpha, dtype and what is not understood.
 
     Raises:
         ValueError: not a readable safetensors file.
@@ -132,11 +132,19 @@ def describe(path: Path) -> str:
         found = {name: read_key(name) for name in file.infos if name not in EMBEDDING_KEYS}
         unused = [name for name, key in found.items() if key is None]
         rows = [
-            ("file", str(path)),
             ("size", f"{_mib(path.stat().st_size)}, {len(file.infos)} tensors"),
             ("dtype", _dtypes(file.infos.values())),
             *_lora_rows(file, [key for key in found.values() if key is not None], path),
             *(_table_row(file, key) for key in _TABLES),
             ("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")),
         ]
-    return as_table(rows)
+    return rows
+
+
+def describe(path: Path) -> str:
+    """`description` as a table for the command line.
+
+    Raises:
+        ValueError: not a readable safetensors file.
+    """
+    return as_table([("file", str(path)), *description(path)])

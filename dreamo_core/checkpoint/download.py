@@ -22,12 +22,17 @@ class DownloadError(Exception):
     """A file could not be fetched, or is not the released one."""
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+def sha256_of(path: Path, tell: Callable[[int], object] = lambda count: None) -> str:
+    """Hex digest of a file.
+
+    Args:
+        tell: given the number of bytes of every part that was read.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            tell(len(chunk))
     return digest.hexdigest()
 
 
