@@ -43,7 +43,11 @@ def flux(double=19, single=38, hidden=3072, guidance=True, channels=64) -> Shape
             shapes |= {f"{block}_attn.norm.{part}_norm.scale": (128,) for part in ("query", "key")}
     for n in range(single):
         block = f"single_blocks.{n}"
-        linear |= {f"{block}.linear1": (7 * h, h), f"{block}.linear2": (h, 5 * h), f"{block}.modulation.lin": (3 * h, h)}
+        linear |= {
+            f"{block}.linear1": (7 * h, h),
+            f"{block}.linear2": (h, 5 * h),
+            f"{block}.modulation.lin": (3 * h, h),
+        }
         shapes |= {f"{block}.norm.{part}_norm.scale": (128,) for part in ("query", "key")}
     for name, (rows, columns) in linear.items():
         shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}

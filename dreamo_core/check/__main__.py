@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,20 @@ from ..measure.files import Scrubber, write_json, write_whole
 from ..measure.graphs import Setting
 from ..measure.machine import describe_client
 from ..measure.page import BAD, Finding, Section, render
-from . import numbers, others
+from . import costs, others
 from .drawing import Studio, samples_of, variants, workflow_files
-from .files import SUFFIXES, hash_file, inspect_file, model_files, model_folders, shown, stamp, survey
+from .files import (
+    SUFFIXES,
+    find_role,
+    hash_file,
+    hash_table,
+    inspect_file,
+    model_files,
+    model_folders,
+    shown,
+    stamp,
+    survey,
+)
 from .host_models import read_loaders
 from .steps import DONE, FAILED, LEFT_OUT, Results, Step, section_of, take_all
 from .tokens import compare_tokens
@@ -35,10 +47,12 @@ def _file_steps(args: argparse.Namespace) -> list[Step]:
             steps.append(
                 Step(f"file {place}", place, FILES, lambda _, p=path, s=place: inspect_file(p, s), stamp(path))
             )
-            if args.hash:
+            if args.hash and find_role(path.name) is not None:
                 steps.append(
                     Step(f"hash {place}", place, WEIGHTS, lambda _, p=path, s=place: hash_file(p, s), stamp(path))
                 )
+    if args.hash:
+        steps.append(Step("hashes", "All hashes", WEIGHTS, hash_table, keep=False))
     everything = [[shown(path, folders), *stamp(path)] for path in files]
     steps.append(Step("survey", "All together", FILES, lambda found: survey(files, folders, found), everything))
     steps.append(Step("tokens", "Token ids", TEXT, lambda _: compare_tokens(args.comfyui), keep=False))
@@ -86,11 +100,12 @@ def _server_steps(args: argparse.Namespace, studio: Studio) -> list[Step]:
             for seed in seeds
         ]  # fmt: skip
         for title, table in (
-            ("Cost", numbers.cost_table), ("Errors beside full references", numbers.error_table),
-            ("Regions beside masks in the picture", numbers.region_table), ("Contact sheet", numbers.contact_sheet),
+            ("Cost", costs.cost_table), ("Errors beside full references", costs.error_table),
+            ("Regions beside masks in the picture", costs.region_table), ("Contact sheet", costs.contact_sheet),
         ):  # fmt: skip
+            take = functools.partial(table, studio, seeds=seeds)
             # They follow from the pictures, which may have been drawn anew.
-            steps.append(Step(title.lower(), title, NUMBERS, lambda found, t=table: t(studio, found, seeds), keep=False))
+            steps.append(Step(title.lower(), title, NUMBERS, take, keep=False))
         steps.append(
             Step("official", "Official node", OTHERS, lambda found: others.official_node(studio, found, seeds), depends)
         )
@@ -106,9 +121,7 @@ def _server_steps(args: argparse.Namespace, studio: Studio) -> list[Step]:
 
 def write_report(steps: list[Step], results: Results, out: Path, scrub: Scrubber) -> list[str]:
     """`report.html` and `report.json`; returns the faults."""
-    faults = [
-        f"{step.title}: {text}" for step in steps for kind, text in results[step.name].findings if kind == BAD
-    ]
+    faults = [f"{step.title}: {text}" for step in steps for kind, text in results[step.name].findings if kind == BAD]
     counts = {status: sum(results[s.name].status == status for s in steps) for status in (DONE, FAILED, LEFT_OUT)}
     machine = describe_client() | results["server"].facts.get("machine", {})
     lead = f"{counts[DONE]} steps done, {counts[FAILED]} failed, {counts[LEFT_OUT]} skipped; {len(faults)} faults"
@@ -131,7 +144,7 @@ def write_report(steps: list[Step], results: Results, out: Path, scrub: Scrubber
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dreamo_core.check",
-        description="Whether everything holds on your weights and your machine, and its numbers. Nothing is uploaded.",
+        description="Whether everything holds on your weights and your machine, and its costs. Nothing is uploaded.",
     )
     parser.add_argument("comfyui", type=Path, help="your ComfyUI folder")
     parser.add_argument("--out", type=Path, default=Path("dreamo_check"), help="report and pictures; the same resumes")

@@ -144,8 +144,11 @@ class Studio:
                 inputs["image"] = self.uploaded(results, inputs["image"])
             if isinstance(inputs.get("steps"), int):
                 inputs["steps"] = min(inputs["steps"], self.small.steps)
-            if "width" in inputs and "batch_size" in inputs:
-                inputs |= {"width": self.small.width, "height": self.small.height}
+            for side, limit in (("width", self.small.width), ("height", self.small.height)):
+                if isinstance(inputs.get(side), int):
+                    inputs[side] = min(inputs[side], limit)
+            if isinstance(inputs.get("megapixels"), int | float):
+                inputs["megapixels"] = min(inputs["megapixels"], self.small.width * self.small.height / 2**20)
         outputs, cost = self.run(results, prompt, path.stem)
         every = [image for output in outputs.values() for image in output.get("images", [])]
         images = [image for image in every if image["type"] == "output"]
@@ -222,5 +225,3 @@ def samples_of(paths: Sequence[Path]) -> list[str]:
     """Pictures that these graphs, and the trio, load."""
     named = {file for path in paths for file in SAMPLES if file in path.read_text(encoding="utf-8")}
     return sorted(named | set(TRIO))
-
-

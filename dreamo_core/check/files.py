@@ -161,7 +161,8 @@ def inspect_file(path: Path, place: str) -> Result:
     if kind.name in (kinds.DREAMO, kinds.TABLES, kinds.XLABS_LORA, kinds.OTHER_LORA):
         problems += _loaded(path, kind, result)
     for problem in problems:
-        result.fault(f"{problem}.")
+        # A file that nothing here looks for may be whatever its owner likes.
+        (result.note if role is None else result.fault)(f"{problem}.")
     result.facts["usable"] = not problems
     if not problems:
         result.good(f"{kind.name}, {keys} tensors" + "".join(f"; {note}" for note in kind.notes))
@@ -241,6 +242,13 @@ def survey(paths: Sequence[Path], folders: Sequence[Path], results: Results) -> 
     return result
 
 
+def hash_table(results: Results) -> Result:
+    """All hashes, as the manifest of released files has them."""
+    found = [kept.facts for name, kept in results.items() if name.startswith("hash ") and "sha256" in kept.facts]
+    rows = [{"file": fact["place"], "bytes": fact["bytes"], "SHA-256": fact["sha256"]} for fact in found]
+    return Result(facts={"hashes": rows}, tables={"": rows})
+
+
 def _missing(result: Result, present: dict[str, list[str]], facts: dict[Path, dict], folders: Sequence[Path]) -> None:
     unnamed = [(path, fact) for path, fact in facts.items() if fact["usable"] and fact["role"] is None]
     for role in ROLES:
@@ -280,5 +288,3 @@ def usable_name(results: Results, role: str) -> str:
     if not present:
         raise Skip(f"There is no usable file for {role}; see Files.")
     return Path(present[0]).name
-
-

@@ -139,5 +139,3 @@ def recognize(infos: Infos) -> Kind:
             return read(infos)
     first = ", ".join(list(infos)[:3])
     return Kind(UNKNOWN, (), (f"its first tensors are {first}",) if first else ())
-
-

@@ -16,15 +16,16 @@ from PIL import Image
 from ..measure.files import write_whole
 from ..measure.graphs import node_with_defaults, reference_prompt
 from ..text.style import with_style_trigger
+from .costs import rms
 from .drawing import FULL, TRIO, TRIO_PROMPT, TRIO_TASKS, Studio
-from .numbers import rms
 from .steps import DONE, Result, Results, Skip
 
 OFFICIAL_NODES = ("DreamOProcessorLoader", "DreamORefEncode", "ApplyDreamO")
 SAME = 1e-3
 """Relative difference up to which both are held for the same; the rest is the order of additions in low precision."""
 
-WORKER = Path(__file__).with_name("pipeline_worker.py")
+WORKER = Path(__file__).with_name("pipeline_worker")
+"""A folder of its own: Python puts it in front of everything, so nothing of ours may lie in it."""
 TASK_NAMES = {"subject": "ip", "try-on": "ip", "identity": "id", "style": "style"}
 """What the released pipeline calls the tasks."""
 
@@ -55,9 +56,7 @@ def official_node(studio: Studio, results: Results, seeds: Sequence[int]) -> Res
     references = [(studio.uploaded(results, TRIO[1]), "style")]
     models = studio.models(results)
     for seed in seeds:
-        ours = reference_prompt(
-            info, models, studio.setting, text, references, seed, "DreamO/check_ours", latent=True
-        )
+        ours = reference_prompt(info, models, studio.setting, text, references, seed, "DreamO/check_ours", latent=True)
         theirs = _with_official_node(ours, info, studio.setting.resolution)
         latents = []
         for name, prompt in ((f"ours_{seed}", ours), (f"official_{seed}", theirs)):
@@ -68,7 +67,7 @@ def official_node(studio: Studio, results: Results, seeds: Sequence[int]) -> Res
             latents.append(studio.latent(name))
             result.pictures.append((f"pictures/{name}.png", name.replace("_", ", seed ")))
         difference = rms(latents[0] - latents[1]) / rms(latents[1])
-        rows.append({"seed": seed, "relative difference": difference, "seconds a step": cost["step_seconds"]})
+        rows.append({"seed": seed, "relative difference": difference, "s a step": cost["step_seconds"]})
     result.tables, result.facts = {"": rows}, {"official": rows}
     largest = max(row["relative difference"] for row in rows)
     if largest <= SAME:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,17 @@ class Cost:
 
     Attributes:
         seconds: from queueing to the last output, loading of models included.
-        step_seconds: median time from one sampling step to the next; None with fewer than two steps.
+        sampling_seconds: from the sampler's start to its last step; None if nothing reported steps.
+        step_seconds: mean time from one step to the next; None with fewer than two steps. The first step is not in it:
+            it may load models, and makes what later steps reuse.
         steps: sampling steps that were reported.
         peak_bytes: most memory of the device in use at any look (on a CPU server the computer's), everything on it
             included; None if the server does not say.
-        reserved_bytes: most that torch held of it.
+        reserved_bytes: most that torch held of it; None on a CPU.
     """
 
     seconds: float
+    sampling_seconds: float | None
     step_seconds: float | None
     steps: int
     peak_bytes: int | None
@@ -50,7 +54,8 @@ class _MemoryWatch:
                 # The run itself says so; what was seen until then counts.
                 return
             self.used.append(device["vram_total"] - device["vram_free"])
-            self.reserved.append(device["torch_vram_total"])
+            if device["type"] != "cpu":
+                self.reserved.append(device["torch_vram_total"])
 
     def __enter__(self) -> _MemoryWatch:
         self._thread.start()
@@ -61,15 +66,22 @@ class _MemoryWatch:
         self._thread.join()
 
 
-def step_seconds(reports: list[Event]) -> float | None:
-    """Median time between two consecutive steps of the node that reported the most steps (the sampler)."""
-    by_node: dict[str, list[Event]] = {}
-    for event in reports:
+def sampling_times(events: Sequence[Event]) -> tuple[float | None, float | None, int]:
+    """Of the node that reported the most steps (the sampler): seconds in all, seconds a step, steps."""
+    starts: dict[str, float] = {}
+    reports: dict[str, list[Event]] = {}
+    for event in events:
         if event.steps:
-            by_node.setdefault(event.node, []).append(event)
-    steps = max(by_node.values(), key=len, default=[])
+            reports.setdefault(event.node, []).append(event)
+        else:
+            starts[event.node] = event.at
+    steps = max(reports.values(), key=len, default=[])
+    if not steps:
+        return None, None, 0
+    last = steps[-1]
     gaps = [b.at - a.at for a, b in zip(steps, steps[1:], strict=False) if b.step == a.step + 1]
-    return statistics.median(gaps) if gaps else None
+    seconds = last.at - starts[last.node] if last.node in starts else None
+    return seconds, statistics.fmean(gaps) if gaps else None, last.steps
 
 
 def timed_run(client: ComfyClient, prompt: dict[str, Any]) -> tuple[dict[str, Any], Cost]:
@@ -85,5 +97,4 @@ def timed_run(client: ComfyClient, prompt: dict[str, Any]) -> tuple[dict[str, An
         outputs = client.run(prompt, reports.append)
     seconds = time.monotonic() - started
     peak, reserved = (max(values, default=None) for values in (memory.used, memory.reserved))
-    steps = max((event.steps for event in reports), default=0)
-    return outputs, Cost(seconds, step_seconds(reports), steps, peak, reserved)
+    return outputs, Cost(seconds, *sampling_times(reports), peak, reserved)
