@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +32,21 @@ from . import art, classifier, scenes
 from .score import Task, measure, tasks
 
 TASKS = "tasks.json"
-DREAMO_NAME = "minidreamo.safetensors"
-"""Of minidreamo/weights/dreamo.safetensors in the server's models/dreamo."""
 
 # A subject stands on nine of the 36 tokens, too few to grade, and there is no step to lose: regions before the first.
 ROUTING = {"gamma": 0.25, "soft": False, "masks_from": "extra first pass"}
 
 MODELS = Models(
     {"models": {"class_type": "DreamODemoModels", "inputs": {"seed": 0, "weights": "mini world"}}},
-    ["models", 0], ["models", 1], ["models", 2],
+    ["models", 0], ["models", 1], ["models", 2], dreamo=(["models", 3], ["models", 4]),
 )  # fmt: skip
+SETTING = Setting(
+    stack=None, steps=12, guidance=3.5, width=scenes.SIDE, height=scenes.SIDE, resolution=scenes.REFERENCE_SIDE
+)
 
 
-def setting(**changes: Any) -> Setting:
-    """How the mini world's pictures are made."""
-    stack = {"dreamo_name": DREAMO_NAME, "strength": 1.0}
-    return Setting(stack, steps=12, guidance=3.5, width=scenes.SIDE, height=scenes.SIDE,
-                   resolution=scenes.REFERENCE_SIDE, **changes)  # fmt: skip
-
-
-UNROUTED = OwnGraph(MODELS, setting())
-ROUTED = OwnGraph(MODELS, setting(routing=ROUTING))
+UNROUTED = OwnGraph(MODELS, SETTING)
+ROUTED = OwnGraph(MODELS, replace(SETTING, routing=ROUTING))
 
 
 def _scene_of(values: Mapping[str, Any]) -> scenes.Scene:

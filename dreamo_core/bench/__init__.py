@@ -1,4 +1,4 @@
 """The papers' benchmarks, drawn by a running ComfyUI and scored with known models from local files.
 
-`python -m dreamo_core.bench` is the command; docs/benchmarks.md describes it.
+`python -m dreamo_core.bench` is the command; docs/measuring.md describes it.
 """

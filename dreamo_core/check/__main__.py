@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="your running ComfyUI")
     parser.add_argument("--models", type=Path, action="append", default=[], help="more folders with models")
     parser.add_argument("--references", type=Path, help="your own pictures, under the names that the graphs load")
-    parser.add_argument("--loaders", type=Path, help="JSON: other loaders, such as for GGUF (see docs/check.md)")
+    parser.add_argument("--loaders", type=Path, help="JSON: other loaders, such as for GGUF (see docs/measuring.md)")
     parser.add_argument("--graphs", nargs="*", help="only these shipped graphs; none after it: no graph")
     parser.add_argument("--seeds", type=int, default=2, help="of each setting")
     parser.add_argument("--steps", type=int, help="at full size; 12 with turbo, else 25")

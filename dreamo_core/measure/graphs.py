@@ -14,12 +14,19 @@ Link = list[Any]
 
 @dataclass(frozen=True)
 class Models:
-    """Where the graph takes its models from: nodes by id, and the outputs of model, text encoders and VAE."""
+    """Where the graph takes its models from.
+
+    Attributes:
+        nodes: by id.
+        model, clip, vae: outputs of FLUX.1, its text encoders and its VAE.
+        dreamo: outputs of a DreamO model and of FLUX.1 with its LoRA, where these nodes bring them too.
+    """
 
     nodes: Mapping[str, dict[str, Any]]
     model: Link
     clip: Link
     vae: Link
+    dreamo: tuple[Link, Link] | None = None
 
 
 def loaded(unet: str, clip_l: str, t5: str, vae: str) -> Models:
@@ -40,7 +47,7 @@ class Setting:
     """How pictures are made.
 
     Attributes:
-        stack: inputs of DreamO Model Stack, or {"dreamo_name": …} for Load DreamO alone; None without DreamO.
+        stack: inputs of DreamO Model Stack; None without it.
         speed: preset of DreamO Speed, or None for references in every step.
         routing: inputs of DreamO Routing that differ from its defaults, or None for no routing.
         resolution: of references.
@@ -79,14 +86,13 @@ def reference_prompt(
     """
     add = lambda type_, **inputs: node_with_defaults(object_info, type_, **inputs)  # noqa: E731
     nodes: dict[str, Any] = dict(models.nodes)
-    model = models.model
+    dreamo, model = models.dreamo or (None, models.model)
     if setting.stack is not None:
-        kind = "DreamOLoader" if "dreamo_name" in setting.stack else "DreamOModelStack"
-        nodes["dreamo"] = add(kind, model=models.model, **setting.stack)
-        model = ["dreamo", 1]
-        nodes["text"] = add(
-            "DreamOTextEncode", clip=models.clip, dreamo_model=["dreamo", 0], prompt=text, guidance=setting.guidance
-        )
+        nodes["dreamo"] = add("DreamOModelStack", model=models.model, **setting.stack)
+        dreamo, model = ["dreamo", 0], ["dreamo", 1]
+    if dreamo is not None:
+        encode = {"dreamo_model": dreamo, "prompt": text, "guidance": setting.guidance}
+        nodes["text"] = add("DreamOTextEncode", clip=models.clip, **encode)
     else:
         nodes["text"] = add("CLIPTextEncodeFlux", clip=models.clip, clip_l=text, t5xxl=text, guidance=setting.guidance)
     nodes["empty"] = add("CLIPTextEncode", clip=models.clip, text="")
@@ -99,7 +105,7 @@ def reference_prompt(
         )
         chain = {"references": [f"reference{n}", 0]}
     if chain:
-        nodes["apply"] = add("DreamOApply", model=model, positive=positive, dreamo_model=["dreamo", 0], **chain)
+        nodes["apply"] = add("DreamOApply", model=model, positive=positive, dreamo_model=dreamo, **chain)
         model, positive = ["apply", 0], ["apply", 1]
     if setting.speed is not None:
         nodes["speed"] = add("DreamOSpeed", model=model, preset=setting.speed)

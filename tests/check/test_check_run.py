@@ -23,6 +23,7 @@ from dreamo_core.check.host_models import fit_files, read_loaders
 from dreamo_core.check.steps import Skip
 from dreamo_core.measure.client import Event
 from dreamo_core.measure.timing import sampling_times
+from dreamo_core.reuse.policy import PRESETS
 
 # The official pack's nodes by their ids and inputs: references through the host's own hook, without DreamO's tables.
 OFFICIAL = """
@@ -153,7 +154,7 @@ def test_everything_is_drawn_and_what_was_done_is_not_done_again(checked):
     assert {path.name: path.stat().st_mtime_ns for path in (out / "steps").glob("graph_subject*")} == first
     for graph in ("subject", "routed_references", "reference_controlnet_upscale"):
         assert steps[f"graph {graph}"]["facts"]["cost"]["seconds"] > 0
-    names = ("plain", "full references", "speed: exact", "speed: balanced", "speed: fast", "routed")
+    names = ("plain", "full references", *(f"speed: {preset}" for preset in PRESETS), "routed")
     for name in names:
         for seed in (1, 2):
             assert steps[f"{name}, seed {seed}"]["facts"]["cost"]["steps"] == 4
