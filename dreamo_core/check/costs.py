@@ -34,16 +34,15 @@ def cost_table(studio: Studio, results: Results, seeds: Sequence[int]) -> Result
     rows = []
     for name in variants(studio.setting):
         costs = [results[f"{name}, seed {seed}"].facts["cost"] for seed in _done(results, name, seeds)]
+        # A picture that the server had finished before it was asked again has no times.
+        costs = [cost for cost in costs if cost["sampling_seconds"] is not None]
         if costs:
             peaks = [cost["peak_bytes"] for cost in costs if cost["peak_bytes"] is not None]
-            reserved = [cost["reserved_bytes"] for cost in costs if cost["reserved_bytes"] is not None]
             rows.append(
                 {
                     "setting": name, "sampling s": min(cost["sampling_seconds"] for cost in costs),
                     "s a step": _mean([cost["step_seconds"] for cost in costs]), "steps": costs[0]["steps"],
-                    "s in all": _mean([cost["seconds"] for cost in costs]),
-                    "peak GiB": max(peaks) / 2**30 if peaks else None,
-                    "torch's GiB": max(reserved) / 2**30 if reserved else None, "pictures": len(costs),
+                    "peak GiB": max(peaks) / 2**30 if peaks else None, "pictures": len(costs),
                 }
             )  # fmt: skip
     if not rows:

@@ -55,11 +55,9 @@ class ComfyClient:
     def __init__(self, url: str):
         self.url = url.rstrip("/")
 
-    def _request(self, path: str, body: Any = None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+    def _request(self, path: str) -> bytes:
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             raise PromptError(f"The server said {error.code} {error.reason} to {path.partition('?')[0]}.") from error
@@ -80,10 +78,6 @@ class ComfyClient:
 
     def system_stats(self) -> dict[str, Any]:
         return self.get("/system_stats")
-
-    def free_memory(self) -> None:
-        """Have the server drop its cache of results and give back memory that nothing uses, models stay."""
-        self._request("/free", {"free_memory": True})
 
     def fetch(self, file: dict[str, str]) -> bytes:
         """A file as it stands among the outputs of a run: `filename`, `subfolder`, `type`."""

@@ -26,8 +26,7 @@ class Cost:
             it may load models, and makes what later steps reuse.
         steps: sampling steps that were reported.
         peak_bytes: most memory of the device in use at any look (on a CPU server the computer's), everything on it
-            included; None if the server does not say.
-        reserved_bytes: most that torch held of it; None on a CPU.
+            included; what torch holds without using it is not; None if nothing was seen.
     """
 
     seconds: float
@@ -35,14 +34,13 @@ class Cost:
     step_seconds: float | None
     steps: int
     peak_bytes: int | None
-    reserved_bytes: int | None
 
 
 class _MemoryWatch:
     """Looks at the server's memory every `POLL` seconds for as long as the `with` block runs."""
 
     def __init__(self, client: ComfyClient):
-        self.client, self.used, self.reserved = client, [], []
+        self.client, self.used = client, []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -54,8 +52,6 @@ class _MemoryWatch:
                 # The run itself says so; what was seen until then counts.
                 return
             self.used.append(device["vram_total"] - device["vram_free"])
-            if device["type"] != "cpu":
-                self.reserved.append(device["torch_vram_total"])
 
     def __enter__(self) -> _MemoryWatch:
         self._thread.start()
@@ -91,10 +87,8 @@ def timed_run(client: ComfyClient, prompt: dict[str, Any]) -> tuple[dict[str, An
         PromptError, ServerLost: as `ComfyClient.run`.
     """
     reports: list[Event] = []
-    client.free_memory()
     started = time.monotonic()
     with _MemoryWatch(client) as memory:
         outputs = client.run(prompt, reports.append)
     seconds = time.monotonic() - started
-    peak, reserved = (max(values, default=None) for values in (memory.used, memory.reserved))
-    return outputs, Cost(seconds, *sampling_times(reports), peak, reserved)
+    return outputs, Cost(seconds, *sampling_times(reports), max(memory.used, default=None))
