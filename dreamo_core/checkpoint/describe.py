@@ -131,14 +131,13 @@ def description(path: Path) -> list[tuple[str, str]]:
     with open_safetensors(path) as file:
         found = {name: read_key(name) for name in file.infos if name not in EMBEDDING_KEYS}
         unused = [name for name, key in found.items() if key is None]
-        rows = [
+        return [
             ("size", f"{_mib(path.stat().st_size)}, {len(file.infos)} tensors"),
             ("dtype", _dtypes(file.infos.values())),
             *_lora_rows(file, [key for key in found.values() if key is not None], path),
             *(_table_row(file, key) for key in _TABLES),
             ("not used", f"{len(unused)} keys" + (": " + listing(unused) if unused else "")),
         ]
-    return rows
 
 
 def describe(path: Path) -> str:
