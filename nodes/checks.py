@@ -34,6 +34,8 @@ def _is_file_list(declared: io.Combo.Input) -> bool:
 
 def _check(where: str, declared: Any, value: Any) -> None:
     if isinstance(declared, io.Combo.Input):
+        if _is_file_list(declared) and not isinstance(value, str):
+            raise ValueError(f"{where} must be a file's name, got {shown(value)}.")
         if declared.id in _LISTED_ELSEWHERE or _is_file_list(declared) or value in declared.options:
             return
         raise ValueError(f"{where} must be one of {', '.join(map(str, declared.options))}; got {shown(value)}.")

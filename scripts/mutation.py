@@ -45,11 +45,6 @@ TARGETS = {
     "reuse.policy:refresh_is_due": ["reuse/test_store.py::test_refresh_is_due"],
     "reuse.store:pack": ["reuse/test_store.py::test_fp8", "reuse/test_store.py::test_what_goes_in"],
     "routing.router:steps_done": ["routing/test_routing.py::test_steps_done"],
-    "routing.masks:top_gamma": [
-        "routing/test_routing_masks.py::test_regions",
-        "routing/test_routing_masks.py::test_top_gamma",
-    ],
-    "run.run:Run.place": ["host/test_other_packs.py::test_equal_tiles", "host/test_other_packs.py::test_samplers"],
 }
 """Functions of the core, and the tests that are to notice: a file, or the beginning of a test's name in it."""
 

@@ -6,6 +6,7 @@ Every size is a FLUX.1 or FLUX.2 size made small; nothing else differs. The pict
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,7 +232,7 @@ def small_controlnet(layout: str = "xlabs", seed: int = 0, **config: Any) -> Any
 
 def small_clip_vision(seed: int = 0) -> Any:
     """A CLIP_VISION like sigclip_vision_patch14_384: 27 layers and 729 tokens of a picture, but narrow and random."""
-    real = Path(comfy.clip_vision.__file__).with_name("clip_vision_siglip_384.json")
+    real = Path(inspect.getfile(comfy.clip_vision.ClipVisionModel)).with_name("clip_vision_siglip_384.json")
     config = json.loads(real.read_text())
     config |= {"hidden_size": VISION_WIDTH, "intermediate_size": 2 * VISION_WIDTH, "num_attention_heads": 2}
     scratch = Path(folder_paths.get_temp_directory())

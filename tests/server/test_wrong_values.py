@@ -8,7 +8,6 @@ import torch
 from comfy_api.latest import io
 from dreamo_routed.dreamo_core.checkpoint.lora.layer import Lora
 from dreamo_routed.dreamo_core.host import folders
-from dreamo_routed.dreamo_core.host.flux import with_cfg_range
 from dreamo_routed.dreamo_core.host.lora import with_loras
 from dreamo_routed.dreamo_core.host.text_encoder import encode_prompt, with_placeholders
 from dreamo_routed.dreamo_core.pictures import load
@@ -49,14 +48,17 @@ def call(node, name, value):
         if kind in fed:
             given[declared.id] = fed[kind]
         elif not declared.optional:
-            given[declared.id] = declared.default if declared.default is not None else "a"
+            default = getattr(declared, "default", None)
+            # A type of another node's, or a widget that has no default.
+            stand_in = "a" if isinstance(declared, io.WidgetInput) else object()
+            given[declared.id] = default if default is not None else stand_in
     return node.execute(**{**given, name: value})
 
 
 # Files come and go, and samplers are the host's.
 COMBOS = [
     case for case in widgets(io.Combo.Input)
-    if case.values[1].id not in ("sampler_name", "scheduler", "image", "dreamo_name", "lora_name")
+    if not case.values[1].id.endswith("_name") and case.values[1].id not in ("scheduler", "image")
 ]  # fmt: skip
 
 
@@ -107,8 +109,6 @@ def test_right_values_pass():
         (lambda: ReusePolicy(refresh="sigma distance", sigma_distance=NAN), "sigma_distance must lie in 0 to 1"),
         (lambda: ReusePolicy(drift=NAN), "drift be a number of at least 0"),
         (lambda: ReusePolicy(drift=INF), "drift be a number of at least 0"),
-        (lambda: with_cfg_range(small_flux(depth=0), NAN, 1.0), "both lie in 0 to 1, got nan"),
-        (lambda: with_cfg_range(small_flux(depth=0), 0.8, 0.2), "must not be above end_percent"),
     ],
 )
 def test_the_core_checks_too(make, message):
