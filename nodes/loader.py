@@ -32,8 +32,8 @@ class DreamOLoader(io.ComfyNode):
                 io.Combo.Input(
                     "dreamo_name",
                     options=names,
-                    # The companions of the released set lie in the same folder, some of them in front of it.
-                    default="dreamo.safetensors" if "dreamo.safetensors" in names else None,
+                    # Listed or not: the front end offers what is missing by this name.
+                    default="dreamo.safetensors",
                     tooltip="A DreamO file in models/dreamo (or a folder named dreamo in extra_model_paths.yaml).",
                 ),
                 io.Float.Input(

@@ -24,9 +24,24 @@ STRENGTHS = {
 }
 
 
-def _choose(preset, turbo, strengths):
-    taking_part = chosen(preset, turbo, strengths)
-    return taking_part, locate(taking_part, files.find_released, files.expected_folder())
+NAME = "{}_name"
+"""Of the widget with a file's name, by the file's id."""
+
+
+def _split(widgets):
+    """Strengths and file names by file id; graphs from before the names have the released ones."""
+    strengths = {id_: widgets.get(id_, default) for id_, (default, _) in STRENGTHS.items()}
+    return strengths, {id_: widgets.get(NAME.format(id_), FILES[id_].name) for id_ in STRENGTHS}
+
+
+def _find(names):
+    """Looks for a file: under its released name anywhere and under its other names too, under another one just there."""
+
+    def find(file):
+        name = names[file.id]
+        return files.find_released(file) if name == file.name else files.lora_path(name)
+
+    return find
 
 
 class DreamOModelStack(io.ComfyNode):
@@ -44,6 +59,18 @@ class DreamOModelStack(io.ComfyNode):
                 + ("" if name == "dreamo" else " At 0 the file is not needed."),
             )
             for name, (default, when) in STRENGTHS.items()
+        ]
+        known = files.lora_files()
+        names = [
+            io.Combo.Input(
+                NAME.format(name),
+                options=known,
+                # Listed or not: the front end offers what is missing by this name.
+                default=FILES[name].name,
+                optional=True,
+                tooltip=f"Used: {when}. Under its released name it is found in sub-folders too.",
+            )
+            for name, (_, when) in STRENGTHS.items()
         ]
         return io.Schema(
             node_id="DreamOModelStack",
@@ -71,6 +98,7 @@ class DreamOModelStack(io.ComfyNode):
                     tooltip="FLUX.1-Turbo-Alpha: 12 steps are enough. Off: take 25 or more.",
                 ),
                 *strengths,
+                *names,
             ],
             outputs=[
                 DreamOModelType.Output("dreamo_model", tooltip="Goes to DreamO Apply."),
@@ -81,9 +109,10 @@ class DreamOModelStack(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, preset, use_turbo, **strengths) -> io.NodeOutput:
-        strengths = {name: strengths.get(name, default) for name, (default, _) in STRENGTHS.items()}
-        taking_part, paths = _choose(preset, use_turbo, strengths)
+    def execute(cls, model, preset, use_turbo, **widgets) -> io.NodeOutput:
+        strengths, names = _split(widgets)
+        taking_part = chosen(preset, use_turbo, strengths)
+        paths = locate(taking_part, _find(names), files.expected_folder())
         stack = read_stack(taking_part, paths, files.find_released(FILES["embedding"]))
         check_flux(model, stack.dreamo.embeddings)
         main = [(stack.dreamo.lora, taking_part["dreamo"])] if stack.dreamo.lora is not None else []
@@ -96,8 +125,17 @@ class DreamOModelStack(io.ComfyNode):
         return io.NodeOutput(stack.dreamo, patched)
 
     @classmethod
-    def fingerprint_inputs(cls, preset, use_turbo, model=None, **strengths):
-        strengths = {name: strengths.get(name, default) for name, (default, _) in STRENGTHS.items()}
-        paths = [files.find_released(FILES[name]) for name in chosen(preset, use_turbo, strengths)]
+    def validate_inputs(
+        cls, dreamo_name=None, cfg_distill_name=None, sft_name=None, dpo_name=None, quality_pos_name=None,
+        quality_neg_name=None, turbo_name=None,
+    ):  # fmt: skip
+        # Whether a file is needed depends on the preset; `execute` names all that are missing at once.
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, preset, use_turbo, model=None, **widgets):
+        strengths, names = _split(widgets)
+        find = _find(names)
+        paths = [find(FILES[name]) for name in chosen(preset, use_turbo, strengths)]
         # A file that has come since must be found.
         return [fingerprint(path) if path else None for path in paths]

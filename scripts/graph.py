@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ SHOWS_PICTURES = {
 }  # fmt: skip
 
 
+PROJECT = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
+OURS = ("DreamO", "RealCustom")
+"""How the ids of our nodes begin."""
+
+
 class Slot(NamedTuple):
     """An output of a node in a graph under construction."""
 
@@ -52,10 +58,16 @@ def note_height(text: str) -> int:
 
 
 class Graph:
-    """A graph under construction; nodes are laid out in the columns they are added to."""
+    """A graph under construction; nodes are laid out in the columns they are added to.
 
-    def __init__(self, object_info: dict[str, Any]):
+    Args:
+        object_info: the host's node definitions.
+        models: of the files that nodes name, what the front end needs to offer a download: name, url, directory.
+    """
+
+    def __init__(self, object_info: dict[str, Any], models: dict[str, dict[str, str]] | None = None):
         self.object_info = object_info
+        self.models = models or {}
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
         self.groups: list[tuple[str, list[dict[str, Any]]]] = []
@@ -137,13 +149,25 @@ class Graph:
             "flags": {},
             "order": len(self.nodes),
             "mode": 0,
-            "properties": {"Node name for S&R": node["type"]} if node["type"] not in NOT_EXECUTED else {},
+            "properties": self._properties(node) if node["type"] not in NOT_EXECUTED else {},
         }
         self.nodes.append({**placed, **node})
         self._y += height + ROW_GAP
         self._width = max(self._width, width)
         if self.groups:
             self.groups[-1][1].append(self.nodes[-1])
+
+    def files_of(self, node: dict[str, Any]) -> list[str]:
+        """Names of the model files that a node will read."""
+        return [value for value in node["widgets_values"] if isinstance(value, str) and value in self.models]
+
+    def _properties(self, node: dict[str, Any]) -> dict[str, Any]:
+        """What the front end keeps about a node: where it and its files come from."""
+        ours = node["type"].startswith(OURS)
+        source = (PROJECT["name"], PROJECT["version"]) if ours else ("comfy-core", "0.3.75")
+        named = {"Node name for S&R": node["type"], "cnr_id": source[0], "ver": source[1]}
+        models = [self.models[name] for name in dict.fromkeys(self.files_of(node))]
+        return {**named, "models": models} if models else named
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ RELEASED = json.loads((REPO / "dreamo_core" / "checkpoint" / "manifest.json").re
 
 # Folder below `models`, repository on the Hugging Face Hub, and the file's name there.
 MODELS = {
-    "flux1-dev.safetensors": ("diffusion_models", "black-forest-labs/FLUX.1-dev", "flux1-dev.safetensors"),
+    "flux1-dev.safetensors": ("diffusion_models", "Comfy-Org/flux1-dev", "flux1-dev.safetensors"),
     "flux1-dev-fp8.safetensors": ("diffusion_models", "Kijai/flux-fp8", "flux1-dev-fp8.safetensors"),
     "clip_l.safetensors": ("text_encoders", "comfyanonymous/flux_text_encoders", "clip_l.safetensors"),
     "t5xxl_fp16.safetensors": ("text_encoders", "comfyanonymous/flux_text_encoders", "t5xxl_fp16.safetensors"),
@@ -22,7 +22,7 @@ MODELS = {
         "comfyanonymous/flux_text_encoders",
         "t5xxl_fp8_e4m3fn.safetensors",
     ),
-    "ae.safetensors": ("vae", "black-forest-labs/FLUX.1-dev", "ae.safetensors"),
+    "ae.safetensors": ("vae", "Comfy-Org/Lumina_Image_2.0_Repackaged", "split_files/vae/ae.safetensors"),
     "FLUX.1-dev-ControlNet-Union-Pro.safetensors": (
         "controlnet",
         "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro",
@@ -54,12 +54,12 @@ MODELS = {
     "uso-flux1-dit-lora-v1.safetensors": (
         "loras",
         "Comfy-Org/USO_1.0_Repackaged",
-        "uso-flux1-dit-lora-v1.safetensors",
+        "split_files/loras/uso-flux1-dit-lora-v1.safetensors",
     ),
     "uso-flux1-projector-v1.safetensors": (
         "model_patches",
         "Comfy-Org/USO_1.0_Repackaged",
-        "uso-flux1-projector-v1.safetensors",
+        "split_files/model_patches/uso-flux1-projector-v1.safetensors",
     ),
     "sigclip_vision_patch14_384.safetensors": (
         "clip_vision",
@@ -69,22 +69,16 @@ MODELS = {
     **{file["name"]: ("dreamo", file["repo"], file["path"]) for file in RELEASED.values()},
 }
 
+DOWNLOADS = {
+    name: {"name": name, "url": f"https://huggingface.co/{repository}/resolve/main/{path}", "directory": folder}
+    for name, (folder, repository, path) in MODELS.items()
+}
+"""For the front end's Download buttons. None of these needs an account."""
+
 # What a preset of DreamO Model Stack reads, in the manifest's names.
 STACK_FILES = {"v1.1": ("dreamo", "cfg_distill", "sft", "dpo")}
 
 PICTURES_NOTE = "Choose your own pictures in the *Load Image* nodes, or drop them onto them."
-
-
-def models_used(nodes: list[dict[str, Any]]) -> list[str]:
-    """Names of the model files that a graph asks for, in its order."""
-    names = []
-    for node in nodes:
-        values = node["widgets_values"]
-        names += [value for value in values if isinstance(value, str) and value.endswith(".safetensors")]
-        if node["type"] == "DreamOModelStack":
-            preset, turbo = values[:2]
-            names += [RELEASED[id_]["name"] for id_ in (*STACK_FILES[preset], *(("turbo",) if turbo else ()))]
-    return list(dict.fromkeys(names))
 
 
 def models_note(names: list[str]) -> str:
@@ -117,7 +111,7 @@ class FluxGraph(Graph):
         turbo: bool = True,
         dreamo: bool = True,
     ):
-        super().__init__(object_info)
+        super().__init__(object_info, DOWNLOADS)
         self.note(note)
         self.group("Models")
         (self.model,) = self.add("UNETLoader", unet_name=unet, weight_dtype=weight_dtype)
@@ -187,10 +181,21 @@ class FluxGraph(Graph):
     def save(self, image: Slot, name: str) -> None:
         self.add("SaveImage", images=image, filename_prefix=f"DreamO/{name}")
 
+    def files_of(self, node: dict[str, Any]) -> list[str]:
+        if node["type"] != "DreamOModelStack":
+            return super().files_of(node)
+        # It names all released files, and reads those of its preset.
+        preset, turbo = node["widgets_values"][:2]
+        return [RELEASED[id_]["name"] for id_ in (*STACK_FILES[preset], *(("turbo",) if turbo else ()))]
+
+    def _used(self) -> list[str]:
+        """Names of the model files that the graph asks for, in its order."""
+        return list(dict.fromkeys(name for node in self.nodes[1:] for name in self.files_of(node)))
+
     def to_json(self) -> dict[str, Any]:
         note = self.nodes[0]
         (text,) = note["widgets_values"]
-        text = "\n\n".join([text, PICTURES_NOTE, models_note(models_used(self.nodes[1:]))])
+        text = "\n\n".join([text, PICTURES_NOTE, models_note(self._used())])
         filled = {**note, "widgets_values": [text], "size": [note["size"][0], note_height(text)]}
         workflow = super().to_json()
         return {**workflow, "nodes": [filled, *workflow["nodes"][1:]]}
