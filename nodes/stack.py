@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from ..dreamo_core.checkpoint.describe import unused_message
-from ..dreamo_core.checkpoint.presets import FILES
+from ..dreamo_core.checkpoint.presets import FILES, PRESETS, TURBO
 from ..dreamo_core.checkpoint.read import fingerprint
 from ..dreamo_core.checkpoint.stack import CHOICES, chosen, locate, read_stack
 from ..dreamo_core.host import folders as files
@@ -24,6 +24,7 @@ STRENGTHS = {
 }
 
 
+READ_AT_FIRST = (*PRESETS["v1.1"], TURBO)
 NAME = "{}_name"
 """Of the widget with a file's name, by the file's id."""
 
@@ -35,7 +36,7 @@ def _split(widgets):
 
 
 def _find(names):
-    """Looks for a file: under its released name anywhere and under its other names too, under another one just there."""
+    """Looks for a file: by its released name in all folders, and by its other names; by a chosen name just there."""
 
     def find(file):
         name = names[file.id]
@@ -64,8 +65,8 @@ class DreamOModelStack(io.ComfyNode):
         names = [
             io.Combo.Input(
                 NAME.format(name),
-                options=known,
-                # Listed or not: the front end offers what is missing by this name.
+                # The front end offers a file that is not listed: that is right for what a new graph reads.
+                options=known if name in READ_AT_FIRST else sorted({*known, FILES[name].name}),
                 default=FILES[name].name,
                 optional=True,
                 tooltip=f"Used: {when}. Under its released name it is found in sub-folders too.",

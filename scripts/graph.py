@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tomllib
 
 # Behind everything: `nodes` must stay the host's in the tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent))

@@ -41,6 +41,8 @@ SHOWN = """
     }));
 """
 
+LOOK_UPS = ("https://api.comfy.org/", "https://huggingface.co/")
+
 OPEN_DIALOGS = """
     return [...document.querySelectorAll('.p-dialog, [role=dialog], .comfy-modal, .p-toast-message-error')]
         .filter((e) => e.checkVisibility()).map((e) => e.innerText);
@@ -110,7 +112,8 @@ class Page:
     def errors(self) -> list[str]:
         """Errors of the console since this was last asked.
 
-        The front end's own look-ups at comfy.org are left out: they fail wherever there is no network.
+        The front end's own look-ups (at comfy.org, and of the sizes of files to download) are left out: they fail
+        wherever there is no network.
         """
         entries = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return [e["message"] for e in entries if not e["message"].startswith("https://api.comfy.org/")]
+        return [e["message"] for e in entries if not e["message"].startswith(LOOK_UPS)]

@@ -75,6 +75,17 @@ def replaced_forward(flux: Any) -> str | None:
 _apply_model = make_apply_model_wrapper(attention_for_bias, first_modulation, replaced_forward, fingerprint)
 
 
+_KNOWN_AS = {"SD15": "SD 1.5", "SD20": "SD 2", "SD3": "SD 3", "Flux2": "FLUX.2", "SDXLRefiner": "the SDXL refiner"}
+
+
+def _known_as(model: Any) -> str:
+    """What people call this model; what the host's class is called, where that is the same."""
+    if "nunchaku" in type(model.get_model_object("diffusion_model")).__name__.lower():
+        return "a Nunchaku one, which replaces the host's layers"
+    config = type(model.model.model_config).__name__
+    return _KNOWN_AS.get(config, config)
+
+
 def check_family(model: Any, allowed: Sequence[Family] = FAMILIES) -> Family:
     """The family of `model` (the host's ModelPatcher).
 
@@ -87,8 +98,7 @@ def check_family(model: Any, allowed: Sequence[Family] = FAMILIES) -> Family:
     if family not in allowed:
         names = " or ".join(one.name for one in allowed)
         raise ValueError(
-            f"DreamO references need a {names} model, got {type(model.model).__name__}; "
-            "load flux1-dev with Load Diffusion Model."
+            f"DreamO references need a {names} model, got {_known_as(model)}; load flux1-dev with Load Diffusion Model."
         )
     params = diffusion_model.params
     if params.in_channels != params.out_channels:

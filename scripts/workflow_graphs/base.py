@@ -78,7 +78,10 @@ DOWNLOADS = {
 # What a preset of DreamO Model Stack reads, in the manifest's names.
 STACK_FILES = {"v1.1": ("dreamo", "cfg_distill", "sft", "dpo")}
 
-PICTURES_NOTE = "Choose your own pictures in the *Load Image* nodes, or drop them onto them."
+PICTURES_NOTE = (
+    "The pictures come with the pack. For your own, put *Load Image* in place of *DreamO Example Picture*: drop a file "
+    "onto the page and connect the node that appears."
+)
 
 
 def models_note(names: list[str]) -> str:
@@ -135,7 +138,7 @@ class FluxGraph(Graph):
 
     def reference(self, picture: str, **widgets: Any) -> None:
         """A picture and its reference, appended to the chain."""
-        image, *_ = self.add("LoadImage", image=picture)
+        image, *_ = self.add("DreamOExamplePicture", picture=picture)
         chained = {"references": self.chain} if self.chain else {}
         self.chain, _ = self.add("DreamOReference", image=image, vae=self.vae, **chained, **widgets)
 

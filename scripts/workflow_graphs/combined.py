@@ -14,9 +14,9 @@ def reference_controlnet_upscale(info: dict[str, Any]) -> dict[str, Any]:
         "subject; the latent is enlarged and sampled again with both.\n\nFor depth instead of edges: a depth map in "
         "place of *Canny*, and *depth* as the type.",
     )
-    graph.references(("dreamo_coffee.png", "subject"))
+    graph.references(("coffee", "subject"))
     graph.group("Layout")
-    layout, *_ = graph.add("LoadImage", title="Layout", image="dreamo_rocket.png")
+    layout, *_ = graph.add("DreamOExamplePicture", title="Layout", picture="rocket")
     (edges,) = graph.add("Canny", image=layout, low_threshold=0.3, high_threshold=0.7)
     (control_net,) = graph.add("ControlNetLoader", control_net_name="FLUX.1-dev-ControlNet-Union-Pro.safetensors")
     (control_net,) = graph.add(
@@ -43,17 +43,18 @@ def reference_controlnet_upscale(info: dict[str, Any]) -> dict[str, Any]:
 def inpaint_subject(info: dict[str, Any]) -> dict[str, Any]:
     graph = FluxGraph(
         info,
-        "# Inpaint: put my subject here\nRight click on *Place*, *Open in MaskEditor*, and paint where the subject "
-        "shall be. Only that part is drawn anew; everything else keeps its pixels.\n\nBase model: FLUX.1-dev, on "
+        "# Inpaint: put my subject here\nPut *Load Image* with your picture in place of *Place*, right click on it, "
+        "*Open in MaskEditor*, and paint where the subject shall be. Only that part is drawn "
+        "anew; everything else keeps its pixels.\n\nBase model: FLUX.1-dev, on "
         "which DreamO was trained. *FLUX.1-Fill* has other inputs and DreamO Apply refuses it. So masking is done in "
         "the latent (*Set Latent Noise Mask*), with soft edges (*Differential Diffusion*). *InpaintModelConditioning* "
         "adds nothing here: the picture it hands over is for Fill alone.\n\nDescribe the whole picture in the "
         "prompt, not the new part alone: that is all the base model knows about the place. Below 1, *denoise* keeps "
         "something of what was there.",
     )
-    graph.references(("dreamo_cat.png", "subject"))
+    graph.references(("cat", "subject"))
     graph.group("Place")
-    place, mask = graph.add("LoadImage", title="Place, with a painted mask", image="dreamo_table.png")
+    place, mask = graph.add("DreamOExamplePicture", title="Place, with a painted mask", picture="table")
     (place,) = graph.add("FluxKontextImageScale", title="To a size that FLUX.1 likes", image=place)
     (mask,) = graph.add("MaskToImage", mask=mask)
     (mask,) = graph.add("FluxKontextImageScale", title="The same for the mask", image=mask)
@@ -86,7 +87,7 @@ def upscale_with_references(info: dict[str, Any]) -> dict[str, Any]:
         "that face.\n\n*denoise* 0.2 to 0.4: more draws more anew. The tiled decoder saves memory at this "
         "size. Any upscale model fits.",
     )
-    graph.references(("dreamo_astronaut.png", "identity"))
+    graph.references(("astronaut", "identity"))
     graph.group("Prompt")
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
     negative, latent = graph.empty_negative(), graph.empty_latent(768, 768)

@@ -23,7 +23,7 @@ def low_vram(info: dict[str, Any]) -> dict[str, Any]:
         weight_dtype="fp8_e4m3fn",
         t5="t5xxl_fp8_e4m3fn.safetensors",
     )
-    graph.references(("dreamo_astronaut.png", "identity"), ("dreamo_cat.png", "subject"))
+    graph.references(("astronaut", "identity"), ("cat", "subject"))
     graph.group("Prompt")
     positive, negative = graph.prompt("a woman with a cat on a bench in the park, photo"), graph.empty_negative()
     latent = graph.empty_latent(768, 768)
@@ -50,7 +50,7 @@ def quality_v1_1(info: dict[str, Any]) -> dict[str, Any]:
         "4.5 is what v1.1 was tuned for. Where skin looks like plastic or colours are too strong, lower it.",
         turbo=False,
     )
-    graph.references(("dreamo_astronaut.png", "identity"))
+    graph.references(("astronaut", "identity"))
     graph.group("Prompt")
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
     negative, latent = graph.empty_negative(), graph.empty_latent(1024, 1024)

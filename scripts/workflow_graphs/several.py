@@ -8,12 +8,12 @@ from graph import Slot
 
 from .base import FluxGraph, picture_of
 
-CAT_AND_CUP = (("dreamo_cat.png", "subject"), ("dreamo_coffee.png", "subject"))
+CAT_AND_CUP = (("cat", "subject"), ("coffee", "subject"))
 
 
 def three_in_a_cafe(graph: FluxGraph) -> tuple[Slot, Slot, Slot]:
     """A person, an animal and a thing on one prompt: positive, negative and empty latent."""
-    graph.references(("dreamo_astronaut.png", "identity"), *CAT_AND_CUP)
+    graph.references(("astronaut", "identity"), *CAT_AND_CUP)
     graph.group("Prompt")
     positive = graph.prompt("a woman with a cat on her lap drinks a cup of coffee in a cafe, photo")
     return positive, graph.empty_negative(), graph.empty_latent(1024, 1024)
@@ -53,7 +53,7 @@ def two_subjects_placeholders(info: dict[str, Any]) -> dict[str, Any]:
         "Type [ in the prompt box to choose one.\n\nFor prompt nodes of your own, put *DreamO Placeholders* between "
         "the CLIP loader and them.",
     )
-    graph.references(("dreamo_astronaut.png", "identity"), ("dreamo_cat.png", "subject"))
+    graph.references(("astronaut", "identity"), ("cat", "subject"))
     graph.group("Prompt")
     positive = graph.prompt_with_placeholders(
         "a woman from [ref#1] and a cat from [ref#2] on a bench in the park, photo"

@@ -14,7 +14,7 @@ def subject(info: dict[str, Any]) -> dict[str, Any]:
         "and characters; the background turns white, and the preview shows what the model will see. "
         "The empty latent goes to *DreamO Apply* too: its size sets the noise schedule, as released.",
     )
-    graph.references(("dreamo_coffee.png", "subject"))
+    graph.references(("coffee", "subject"))
     graph.group("Prompt")
     positive, negative = graph.prompt("a cup of coffee on a beach at sunset, photo"), graph.empty_negative()
     return picture_of(graph, "subject", positive, negative, graph.empty_latent(1024, 1024))
@@ -27,7 +27,7 @@ def identity(info: dict[str, Any]) -> dict[str, Any]:
         "with several people, *face* chooses one. Clothes come from the prompt: for those of the photograph add it a "
         "second time as *subject*, for others see *try_on_with_identity*.",
     )
-    graph.references(("dreamo_astronaut.png", "identity"))
+    graph.references(("astronaut", "identity"))
     graph.group("Prompt")
     positive = graph.prompt("portrait of a woman in a red coat in a snowy forest, soft light, photo")
     return picture_of(graph, "identity", positive, graph.empty_negative(), graph.empty_latent(1024, 1024))
@@ -42,9 +42,9 @@ def try_on_with_identity(info: dict[str, Any]) -> dict[str, Any]:
         "*DreamO Reference* to *references*, up to 9 in all. Name every garment in the prompt.",
     )
     graph.group("References")
-    face, *_ = graph.add("LoadImage", title="Face", image="dreamo_astronaut.png")
-    shirt, *_ = graph.add("LoadImage", title="Shirt", image="dreamo_shirt.png")
-    trousers, *_ = graph.add("LoadImage", title="Trousers", image="dreamo_trousers.png")
+    face, *_ = graph.add("DreamOExamplePicture", title="Face", picture="astronaut")
+    shirt, *_ = graph.add("DreamOExamplePicture", title="Shirt", picture="shirt")
+    trousers, *_ = graph.add("DreamOExamplePicture", title="Trousers", picture="trousers")
     graph.column()
     graph.chain, _ = graph.add(
         "DreamOReferences", vae=graph.vae, image_1=face, task_1="identity", image_2=shirt, task_2="try-on",
@@ -64,7 +64,7 @@ def style(info: dict[str, Any]) -> dict[str, Any]:
         "image.” in front of the prompt: *DreamO Style Prompt* puts it there while a style reference is in the "
         "chain.\n\nThe released weights do not combine a style with other references: use it alone.",
     )
-    graph.references(("dreamo_sketch.png", "style"))
+    graph.references(("sketch", "style"))
     graph.group("Prompt")
     (text,) = graph.add("DreamOStylePrompt", prompt="a rocket on a launch pad, clouds", references=graph.chain)
     positive = graph.prompt(text)

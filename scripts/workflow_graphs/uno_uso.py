@@ -20,7 +20,7 @@ def add_lora(graph: FluxGraph, name: str, strength: float) -> None:
 def add_uso_style(graph: FluxGraph, picture: str) -> None:
     """One style picture on the model, through the host's own nodes."""
     graph.group("Style")
-    image, *_ = graph.add("LoadImage", title="Style", image=picture)
+    image, *_ = graph.add("DreamOExamplePicture", title="Style", picture=picture)
     (vision,) = graph.add("CLIPVisionLoader", clip_name="sigclip_vision_patch14_384.safetensors")
     (projector,) = graph.add("ModelPatchLoader", name="uso-flux1-projector-v1.safetensors")
     graph.column()
@@ -39,7 +39,7 @@ def uno_subjects(info: dict[str, Any]) -> dict[str, Any]:
     )
     add_lora(graph, UNO_LORA, 1.0)
     graph.group("References")
-    for picture in ("dreamo_cat.png", "dreamo_coffee.png"):
+    for picture in ("cat", "coffee"):
         graph.column()
         graph.reference(picture, task="subject", resolution=320, profile=UXO)
     graph.group("Prompt")
@@ -59,9 +59,9 @@ def uso_subject_style(info: dict[str, Any]) -> dict[str, Any]:
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
-    add_uso_style(graph, "dreamo_sketch.png")
+    add_uso_style(graph, "sketch")
     graph.group("References")
-    graph.reference("dreamo_cat.png", task="subject", resolution=512, profile=UXO)
+    graph.reference("cat", task="subject", resolution=512, profile=UXO)
     graph.group("Prompt")
     positive = graph.prompt("a cat on a stone wall at night", guidance=4.0)
     negative, latent = graph.empty_negative(), graph.empty_latent(1024, 1024)
@@ -78,9 +78,9 @@ def uso_style_edit(info: dict[str, Any]) -> dict[str, Any]:
         dreamo=False,
     )
     add_lora(graph, USO_LORA, 1.0)
-    add_uso_style(graph, "dreamo_sketch.png")
+    add_uso_style(graph, "sketch")
     graph.group("Content")
-    image, *_ = graph.add("LoadImage", title="Content", image="dreamo_coffee.png")
+    image, *_ = graph.add("DreamOExamplePicture", title="Content", picture="coffee")
     graph.chain, seen = graph.add(
         "DreamOReference", image=image, vae=graph.vae, task="subject", resolution=512, profile=UXO
     )
@@ -104,7 +104,7 @@ def umo_identities(info: dict[str, Any]) -> dict[str, Any]:
     )
     add_lora(graph, UMO_LORA, 1.0)
     graph.group("References")
-    for picture in ("dreamo_astronaut.png", "dreamo_cat.png"):
+    for picture in ("astronaut", "cat"):
         graph.column()
         graph.reference(picture, task="subject", resolution=320, profile=UXO)
     graph.group("Prompt")
@@ -122,8 +122,8 @@ def dreamo_subject_uso_style(info: dict[str, Any]) -> dict[str, Any]:
         "For batches take *DreamO USO Style* in place of *USOStyleReference*.",
     )
     add_lora(graph, USO_LORA, 0.5)
-    add_uso_style(graph, "dreamo_sketch.png")
-    graph.references(("dreamo_cat.png", "subject"))
+    add_uso_style(graph, "sketch")
+    graph.references(("cat", "subject"))
     graph.group("Prompt")
     positive = graph.prompt("a cat on a stone wall at night")
     negative, latent = graph.empty_negative(), graph.empty_latent(768, 768)

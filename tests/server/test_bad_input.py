@@ -19,10 +19,10 @@ from support import apply_dreamo, make_chain, make_conditioning, make_model, mak
 @pytest.mark.parametrize(
     "make, name",
     [
-        (lambda: small_unet(comfy.supported_models.SD15), "BaseModel"),
+        (lambda: small_unet(comfy.supported_models.SD15), "SD 1.5"),
         (lambda: small_unet(comfy.supported_models.SDXL, num_classes="sequential", adm_in_channels=32), "SDXL"),
         (small_chroma, "Chroma"),
-        (small_models.small_flux2, "Flux2"),
+        (small_models.small_flux2, "FLUX.2"),
     ],
     ids=["SD1.5", "SDXL", "Chroma", "Flux.2"],
 )
