@@ -23,7 +23,7 @@ def check_picture(image: torch.Tensor) -> None:
     if image.shape[0] != 1:
         raise ValueError(
             f"One reference is one picture, got a batch of {image.shape[0]}; "
-            "pick one with ImageFromBatch, or chain one DreamO Reference per picture."
+            "give it to DreamO Reference Batch, or pick one with ImageFromBatch."
         )
     if min(image.shape[1:3]) < 1:
         raise ValueError(f"The reference has no pixels: its size is {image.shape[2]} × {image.shape[1]}.")

@@ -45,10 +45,10 @@ MODELS = {
     ),
     "qwen_3_4b.safetensors": (
         "text_encoders",
-        "Comfy-Org/Flux-2-Klein-4B",
+        "Comfy-Org/flux2-klein",
         "split_files/text_encoders/qwen_3_4b.safetensors",
     ),
-    "flux2-vae.safetensors": ("vae", "Comfy-Org/Flux-2-Klein-4B", "split_files/vae/flux2-vae.safetensors"),
+    "flux2-vae.safetensors": ("vae", "Comfy-Org/flux2-dev", "split_files/vae/flux2-vae.safetensors"),
     "dit_lora.safetensors": ("loras", "bytedance-research/UNO", "dit_lora.safetensors"),
     "UMO_UNO.safetensors": ("loras", "bytedance-research/UMO", "UMO_UNO.safetensors"),
     "uso-flux1-dit-lora-v1.safetensors": (

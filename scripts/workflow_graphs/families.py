@@ -6,7 +6,7 @@ from typing import Any
 
 from graph import Graph, Slot
 
-from .base import FluxGraph
+from .base import DOWNLOADS, FluxGraph
 
 SIDE = 1024
 
@@ -15,7 +15,7 @@ class StockGraph(FluxGraph):
     """A graph of another model than FLUX.1-dev, with references of the host's own nodes."""
 
     def __init__(self, object_info: dict[str, Any], note: str, unet: str, vae: str, **clip: str):
-        Graph.__init__(self, object_info)
+        Graph.__init__(self, object_info, DOWNLOADS)
         self.note(note)
         self.group("Models")
         (self.model,) = self.add("UNETLoader", unet_name=unet, weight_dtype="default")
@@ -55,7 +55,7 @@ def klein_prompt(graph: StockGraph, text: str, *pictures: str) -> Slot:
     graph.group("References")
     latents = []
     for picture in pictures:
-        image, *_ = graph.add("LoadImage", image=picture)
+        image, *_ = graph.add("DreamOExamplePicture", picture=picture)
         (image,) = graph.add("ImageScaleToTotalPixels", image=image, upscale_method="area", megapixels=0.5)
         (latent,) = graph.add("VAEEncode", pixels=image, vae=graph.vae)
         latents.append(latent)
@@ -106,8 +106,8 @@ def klein_two_people_regions(info: dict[str, Any]) -> dict[str, Any]:
         "in place of the regions to have them found. Needs a ComfyUI that loads klein.",
     )
     positive = klein_prompt(
-        graph, "a woman in an orange suit on the left and a cat on the right, in a garden", "dreamo_astronaut.png",
-        "dreamo_cat.png",
+        graph, "a woman in an orange suit on the left and a cat on the right, in a garden", "astronaut",
+        "cat",
     )  # fmt: skip
     graph.group("Masks")
     left, right = half_masks(graph)
@@ -126,8 +126,8 @@ def klein_strengths_and_speed(info: dict[str, Any]) -> dict[str, Any]:
         "second seed or prompt then has no cost of references at all. Needs a ComfyUI that loads klein.",
     )
     positive = klein_prompt(
-        graph, "the woman reads a book in a library, in the style of the drawing", "dreamo_astronaut.png",
-        "dreamo_sketch.png",
+        graph, "the woman reads a book in a library, in the style of the drawing", "astronaut",
+        "sketch",
     )  # fmt: skip
     graph.group("How they act")
     positive = graph.control(positive, 1, strength=1.1, detail=1.1)
@@ -150,7 +150,7 @@ def kontext_protected_region(info: dict[str, Any]) -> dict[str, Any]:
         clip_name2="t5xxl_fp16.safetensors", type="flux",
     )  # fmt: skip
     graph.group("Picture to edit")
-    image, *_ = graph.add("LoadImage", image="dreamo_coffee.png")
+    image, *_ = graph.add("DreamOExamplePicture", picture="coffee")
     (image,) = graph.add("FluxKontextImageScale", image=image)
     (latent,) = graph.add("VAEEncode", pixels=image, vae=graph.vae)
     width, height, _ = graph.add("GetImageSize", image=image)
