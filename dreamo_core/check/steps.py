@@ -126,7 +126,9 @@ def section_of(title: str, steps: Sequence[Step], results: Results, out: Path) -
         prefix = f"{step.title}: " if len(steps) > 1 else ""
         section.findings += [Finding(kind, prefix + text) for kind, text in result.findings]
         section.tables |= {
-            f"{prefix}{name}".removesuffix(": "): pd.DataFrame(rows).set_index(next(iter(rows[0])))
+            f"{prefix}{name}".removesuffix(": "): pd.DataFrame(rows)
+            .set_index(next(iter(rows[0])))
+            .replace({None: float("nan")})
             for name, rows in result.tables.items()
             if rows
         }
