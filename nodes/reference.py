@@ -10,8 +10,10 @@ from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
 from .widgets import (
+    FACES_BEFORE,
     background_input,
     face_order_input,
+    face_order_of,
     percent_inputs,
     profile_input,
     resolution_input,
@@ -99,10 +101,10 @@ class DreamOReference(io.ComfyNode):
         mask_use="subject",
         face=1,
         profile=DREAMO,
-        face_order=None,
+        face_order=FACES_BEFORE,
     ) -> io.NodeOutput:
         check_range(start_percent, end_percent)
-        picture = prepare(image, task, resolution, mask, background, mask_use, face, profile, face_order)
+        picture = prepare(image, task, resolution, mask, background, mask_use, face, profile, face_order_of(face_order))
         latent = encode_reference(vae, picture.pixels)
         reference = Reference(picture, latent, task, strength, start_percent, end_percent)
         return io.NodeOutput(extend(references, reference), picture.pixels, ui=show(cls, [picture]))

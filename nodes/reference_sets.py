@@ -11,7 +11,16 @@ from .aliases import search_aliases
 from .checks import checked
 from .preview import show
 from .types import DreamOReferencesType
-from .widgets import background_input, face_order_input, profile_input, resolution_input, strength_input, task_input
+from .widgets import (
+    FACES_BEFORE,
+    background_input,
+    face_order_input,
+    face_order_of,
+    profile_input,
+    resolution_input,
+    strength_input,
+    task_input,
+)
 
 SLOTS = (1, 2, 3)
 
@@ -62,7 +71,7 @@ class DreamOReferences(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, vae, resolution, background="auto", references=(), profile=DREAMO, face_order=None, **slots
+        cls, vae, resolution, background="auto", references=(), profile=DREAMO, face_order=FACES_BEFORE, **slots
     ) -> io.NodeOutput:
         used = [i for i in SLOTS if slots.get(f"image_{i}") is not None]
         tasks = [slots[f"task_{i}"] for i in used]
@@ -74,7 +83,7 @@ class DreamOReferences(io.ComfyNode):
                 slots.get(f"mask_{i}"),
                 background,
                 profile=profile,
-                face_order=face_order,
+                face_order=face_order_of(face_order),
             )
             for i, task in zip(used, tasks, strict=True)
         ]
@@ -127,7 +136,7 @@ class DreamOReferenceBatch(io.ComfyNode):
         background="auto",
         references=(),
         profile=DREAMO,
-        face_order=None,
+        face_order=FACES_BEFORE,
     ) -> io.NodeOutput:
         paths = pictures_in(files.input_folder(folder)) if folder.strip() else []
         count = len(paths) + (0 if images is None else images.shape[0])
@@ -141,7 +150,7 @@ class DreamOReferenceBatch(io.ComfyNode):
             )
         loaded = [load_picture(path) for path in paths] + ([] if images is None else list(images.split(1)))
         pictures = [
-            prepare(image, task, resolution, None, background, profile=profile, face_order=face_order)
+            prepare(image, task, resolution, None, background, profile=profile, face_order=face_order_of(face_order))
             for image in loaded
         ]
         chain = chained(references, pictures, [task] * count, [strength] * count, vae)

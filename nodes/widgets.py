@@ -1,12 +1,27 @@
 """Widgets that several nodes have."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..dreamo_core.host.text_encoder import RELEASED_LENGTH
 from ..dreamo_core.pictures.face_crop import CENTRE, FACE_ORDERS
 from ..dreamo_core.pictures.picture import TASKS
 from ..dreamo_core.pictures.prepare import BACKGROUNDS, DREAMO, PROFILES
-from ..dreamo_core.sampling.schedule import AS_RELEASED, SCHEDULES
+from ..dreamo_core.sampling.schedule import AS_RELEASED, MODELS_OWN, SCHEDULES
+
+FACES_BEFORE = "as in 0.1.0"
+"""In the place of a face order: how it was before there was a choice."""
+
+
+def before(value: Any, declared: io.WidgetInput) -> io.WidgetInput:
+    """An input that came to a released node, with what it is in graphs that were saved without it.
+
+    `web/js/saved_graphs.js` sets that when such a graph is opened; the default is for new nodes.
+    """
+    # Not as an argument: 0.3.75 takes it for no kind of widget.
+    declared.extra_dict = {**declared.extra_dict, "before": value}
+    return declared
 
 
 def task_input(name: str = "task") -> io.Combo.Input:
@@ -63,20 +78,26 @@ def profile_input() -> io.Combo.Input:
 
 
 def face_order_input() -> io.Combo.Input:
-    return io.Combo.Input(
+    declared = io.Combo.Input(
         "face_order",
-        options=list(FACE_ORDERS),
+        options=[*FACE_ORDERS, FACES_BEFORE],
         default=CENTRE,
         optional=True,
         tooltip=(
             "Which face of several is the first, for an identity. centre: the one nearest the middle of the picture, "
-            "as released. size: the largest."
+            "as released. size: the largest. as in 0.1.0: the largest, with white where its crop leaves the picture."
         ),
     )
+    return before(FACES_BEFORE, declared)
+
+
+def face_order_of(choice: str) -> str | None:
+    """The face order that a widget's choice stands for."""
+    return None if choice == FACES_BEFORE else choice
 
 
 def t5_length_input() -> io.Int.Input:
-    return io.Int.Input(
+    declared = io.Int.Input(
         "t5_length",
         default=RELEASED_LENGTH,
         min=0,
@@ -87,10 +108,11 @@ def t5_length_input() -> io.Int.Input:
             "A length from T5 Tokenizer Options in front of this node counts instead."
         ),
     )
+    return before(0, declared)
 
 
 def schedule_input(latent: str) -> io.Combo.Input:
-    return io.Combo.Input(
+    declared = io.Combo.Input(
         "schedule",
         options=list(SCHEDULES),
         default=AS_RELEASED,
@@ -100,6 +122,7 @@ def schedule_input(latent: str) -> io.Combo.Input:
             "a DreamO file in UNO's and USO's. A ModelSamplingFlux on the model stays. the model's own: nothing is set."
         ),
     )
+    return before(MODELS_OWN, declared)
 
 
 def strength_input(tooltip: str, name: str = "strength") -> io.Float.Input:

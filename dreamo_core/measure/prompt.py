@@ -43,7 +43,7 @@ def default_of(kind: Any, options: dict[str, Any]) -> Any:
 
 
 def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """A saved node's widget values by input name; widgets that came after it was saved have their defaults.
+    """A saved node's widget values by input name; widgets that came after it was saved say how it was before.
 
     Raises:
         ValueError: more values were saved than the class has widgets.
@@ -52,7 +52,7 @@ def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     for name, kind, options in inputs_of(info):
         if not is_widget(kind, options):
             continue
-        values[name] = saved.pop(0) if saved else default_of(kind, options)
+        values[name] = saved.pop(0) if saved else options.get("before", default_of(kind, options))
         if has_control(name, kind, options) or has_upload(options):
             del saved[:1]
     if saved:

@@ -51,7 +51,7 @@ def assert_fits(value, name, kind, options):
 
 
 def assert_sends(prompt, sent, object_info):
-    """The prompt says all that was sent then; what has been added since has its default."""
+    """The prompt says all that was sent then; what has been added since stands for how it was then."""
     assert prompt.keys() == sent.keys()
     for node, before in sent.items():
         now = prompt[node]
@@ -60,7 +60,7 @@ def assert_sends(prompt, sent, object_info):
             if name in before["inputs"]:
                 assert now["inputs"][name] == before["inputs"][name], f"{now['class_type']}.{name}"
             elif name in now["inputs"]:
-                assert now["inputs"][name] == options["default"], f"{now['class_type']}.{name}"
+                assert now["inputs"][name] == options.get("before", options["default"]), f"{now['class_type']}.{name}"
 
 
 @every_graph
