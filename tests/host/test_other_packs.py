@@ -98,7 +98,8 @@ def test_keys_are_our_own_and_no_two_alike():
     values = [value for name, value in vars(keys).items() if name.endswith("_KEY")]
     assert len(values) == len(set(values)) >= 8
     # "dreamo" is the official pack's; one word alone may be anybody's.
-    assert all(value.startswith("dreamo_") and len(value) > len("dreamo_") for value in values)
+    prefixes = ("dreamo_", "realcustom_")
+    assert all(value.startswith(prefixes) and value not in prefixes for value in values)
 
 
 @pytest.mark.parametrize(
