@@ -53,7 +53,7 @@ def test_every_missing_file_can_be_downloaded(path, page):
     # Guards `wanted`: every file that a widget names.
     named = {value for node in workflow["nodes"] for value in node.get("widgets_values", ()) if isinstance(value, str)}
     named = {value for value in named if re.fullmatch(r"[\w.-]+\.safetensors", value)}
-    assert {value for value in named if "quality" not in value} == set(files)
+    assert {value for value in named if "quality" not in value and "Turbo" not in value} <= set(files)
     page.reload()
     page.errors()
     page.call(OPEN, workflow, path.stem)

@@ -155,7 +155,7 @@ def test_a_batch_of_prompts_prepares_its_references_once(run_of):
 
 def test_inpainting_draws_inside_the_mask_alone(server, run_of):
     result = Image.open(run_of("inpaint_subject").saved[0])
-    place = Image.open(server.base / "input" / "dreamo_table.png")
+    place = Image.open(REPO / "pictures" / "table.webp")
     resized = place.resize(result.size, Image.Resampling.LANCZOS)
     difference = np.abs(np.asarray(result, float) - np.asarray(resized.convert("RGB"), float)).max(axis=2)
     # The soft edge reaches 15 pixels; the picture's sides are cut by a few to fit.
