@@ -78,6 +78,9 @@ class OwnGraph:
         return reference_prompt(info, self.models, self.setting, text, chain, seed), PICTURE_NODE
 
 
+LOAD, EXAMPLE = "LoadImage", "DreamOExamplePicture"
+
+
 @dataclass(frozen=True)
 class Slots:
     """Where a graph takes what a case gives.
@@ -156,7 +159,7 @@ def find_slots(prompt: Mapping[str, Any], titles: Mapping[str, str]) -> Slots:
         raise ValueError(f"Unknown slots {unknown}; there are prompt, seed, reference 1, reference 2 …, picture.")
     references = [named[f"reference {n}"][0] for n in range(1, 10) if f"reference {n}" in named]
     if not references:
-        loads = [node for node, content in prompt.items() if content["class_type"] == "LoadImage"]
+        loads = [node for node, content in prompt.items() if content["class_type"] in (LOAD, EXAMPLE)]
         references = sorted(loads, key=lambda node: _chain_order(prompt, node))
     seeds = [
         (node, name)
@@ -223,6 +226,10 @@ class SavedGraph:
         values |= dict.fromkeys(slots.seeds, seed) | dict(zip(slots.references, names, strict=True))
         tasks = zip(slots.tasks, case.references, strict=True)
         values |= {at: reference.task for at, reference in tasks if at is not None}
+        for node, _ in slots.references:
+            # An example that comes with the pack has the same outputs, and no input for a file.
+            if prompt[node]["class_type"] == EXAMPLE:
+                prompt[node] = {"class_type": LOAD, "inputs": {}}
         for (node, name), value in values.items():
             prompt[node]["inputs"][name] = value
         return prompt, slots.picture
