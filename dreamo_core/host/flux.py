@@ -82,7 +82,7 @@ def _known_as(model: Any) -> str:
     """What people call this model; what the host's class is called, where that is the same."""
     if "nunchaku" in type(model.get_model_object("diffusion_model")).__name__.lower():
         return "a Nunchaku one, which replaces the host's layers"
-    config = type(model.model.model_config).__name__
+    config = type(getattr(model.model, "model_config", model.model)).__name__
     return _KNOWN_AS.get(config, config)
 
 

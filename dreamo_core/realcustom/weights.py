@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,10 +72,12 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             return {key: file.tensor(key) for key in file.infos}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:
+        # Of any kind: torch's reader raises whatever the bytes of the file lead it to.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path.name} cannot be read as weights alone ({str(error).splitlines()[0]}). Take the released file, or "
-            "the same tensors as .safetensors."
+            f"{path.name} cannot be read as weights alone ({reason}). Take the released file, or the same tensors as "
+            ".safetensors."
         ) from error
     for wrapper in ("state_dict", "module", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):

@@ -164,11 +164,11 @@ def test_drift_reads_the_models_own_first_block(flux):
             options = args[-1]
             cache = options[RUN_KEY].part("reuse", lambda: None)
             (entry,) = cache.entries()
-            from dreamo_routed.dreamo_core.host.flux import first_modulation
+            from dreamo_routed.dreamo_core.host.flux import check_family, first_modulation
 
             model = flux.model
             if entry.features is not None:
-                moved = first_modulation(model, args[1], args[3], args[4])
+                moved = first_modulation(model, check_family(flux), args[1], args[3], args[4])
                 drifts.append(entry.features.drift(*moved))
             return executor(*args, **kwargs)
 

@@ -385,9 +385,11 @@ def test_plain_uxo_references_of_stock_nodes(flux):
     # By hand as well, where the model understands references.
     by_hand = add_region(positive, region(1, left_half()))
     assert not torch.equal(sample(routed(flux, stop=0.0), by_hand, steps=2), sample(flux, positive, steps=2))
-    # And other methods are none of our business.
+    # And so are references of any other method, as Kontext has them.
     offset = nodes_flux.FluxKontextMultiReferenceLatentMethod.execute(positive, "offset").result[0]
-    assert torch.equal(sample(routed(flux), offset, steps=2), sample(flux, offset, steps=2))
+    plain = sample(flux, offset, steps=4)
+    assert torch.equal(sample(routed(flux, strength=0.0), offset, steps=4), plain)
+    assert not torch.equal(sample(routed(flux), offset, steps=4), plain)
 
 
 def test_a_style_is_not_confined_but_by_hand(flux):
