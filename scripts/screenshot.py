@@ -89,11 +89,12 @@ def browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def write_settings(base: Path) -> None:
-    """A user who has been here before: no tutorial, no minimap."""
+def write_settings(base: Path, missing_models: bool = False) -> None:
+    """A user who has been here before: no tutorial, no minimap, and told of missing models only if that is wanted."""
     folder = base / "user" / "default"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
+    settings["Comfy.Workflow.ShowMissingModelsWarning"] = missing_models
     (folder / "comfy.settings.json").write_text(json.dumps(settings))
 
 

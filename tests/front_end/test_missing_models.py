@@ -35,7 +35,7 @@ COUNTED = "return document.body.innerText.match(/(\\d+) (?:issues?|errors?) foun
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory):
     base = tmp_path_factory.mktemp("bare")
-    write_settings(base)
+    write_settings(base, missing_models=True)
     with Server(base) as server:
         page = Page(browser, server)
         page.errors()
