@@ -45,13 +45,16 @@ class _MemoryWatch:
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
-        while not self._done.wait(POLL):
+        # At once, then every `POLL` seconds: a run may be over before the first of them.
+        waiting = True
+        while waiting:
             try:
                 (device, *_) = self.client.system_stats()["devices"]
             except (ServerLost, ValueError):
                 # The run itself says so; what was seen until then counts.
                 return
             self.used.append(device["vram_total"] - device["vram_free"])
+            waiting = not self._done.wait(POLL)
 
     def __enter__(self) -> _MemoryWatch:
         self._thread.start()
