@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import Server
+from host import PACK_NAME
 from screenshot import open_front_end
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -116,4 +118,8 @@ class Page:
         wherever there is no network.
         """
         entries = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return [e["message"] for e in entries if not e["message"].startswith(LOOK_UPS)]
+        messages = [e["message"] for e in entries if not e["message"].startswith(LOOK_UPS)]
+        if os.environ.get("DREAMO_FRONT_END"):
+            # Not the front end that this back end asks for: it misses addresses of newer ones. Ours name our folder.
+            return [message for message in messages if PACK_NAME in message]
+        return messages
